@@ -243,7 +243,7 @@ class Leaf(ABC):
 
     @abstractmethod
     def writes(self, subject: Subject) -> tuple[SizedArray, ...]:
-        """Every array it will write, with shape; rows along an ``image`` axis come from tasks, the rest from `finish`."""
+        """Every array it will write, sized; rows along an ``image`` axis come from tasks, the rest from `finish`."""
 
     def tasks(self, subject: Subject, stored: Stored) -> Sequence[Task]:
         """Its work, in the order in which partial results are folded."""
