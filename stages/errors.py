@@ -9,7 +9,8 @@
     │   └── ImageError                  one image cannot be used; recorded, never fatal by itself
     ├── StoreError      (RuntimeError)  stored results are missing, incomplete or in use
     ├── StageError      (RuntimeError)  a stage could not do its work
-    └── ClusterError    (RuntimeError)  workers cannot be had, or died
+    ├── ClusterError    (RuntimeError)  workers cannot be had, or died
+    └── TrackingError   (ConnectionError)   MLflow cannot be reached or does not take what it is given
 """
 
 from __future__ import annotations
@@ -64,6 +65,10 @@ class StageError(AuditError, RuntimeError):
 
 class ClusterError(AuditError, RuntimeError):
     """Workers cannot be had, or died."""
+
+
+class TrackingError(AuditError, ConnectionError):
+    """MLflow cannot be reached or does not take what it is given."""
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
