@@ -110,7 +110,11 @@ def publish(run: Path, record: PublishRecord, tracking: Tracking) -> PublishedRu
         _write_artifacts(client, target.info.run_id, record)
         client.set_terminated(target.info.run_id, "FINISHED")
     identifier = target.info.run_id
-    url = f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{identifier}" if uri.startswith(_WEB) else None
+    url = (
+        f"{_without_passwords(uri).rstrip('/')}/#/experiments/{experiment}/runs/{identifier}"
+        if uri.startswith(_WEB)
+        else None
+    )
     return PublishedRun(identifier, experiment, uri, url, created=found is None)
 
 
@@ -187,6 +191,7 @@ def _reaching(uri: str, tracking: Tracking) -> Iterator[None]:
         "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
         "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     }
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
@@ -207,7 +212,7 @@ def _reaching(uri: str, tracking: Tracking) -> Iterator[None]:
             raise
         except expected as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise TrackingError(f"MLflow at {_without_password(uri)} cannot be used: {reason[:300]}") from error
+            raise TrackingError(_without_passwords(f"MLflow at {uri} cannot be used: {reason[:300]}")) from error
     finally:
         for name, value in before.items():
             if value is None:
@@ -216,8 +221,8 @@ def _reaching(uri: str, tracking: Tracking) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _without_password(uri: str) -> str:
-    return re.sub(r"//[^/@]*@", "//", uri)
+def _without_passwords(text: str) -> str:
+    return re.sub(r"//[^/@\s]*@", "//", text)
 
 
 def _experiment(client: MlflowClient, uri: str, tracking: Tracking) -> str:
@@ -241,7 +246,10 @@ def _identity(record: PublishRecord) -> dict[str, str]:
 
 def _earlier_run(client: MlflowClient, experiment: str, record: PublishRecord) -> Run | None:
     query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in _identity(record).items())
-    return next(iter(client.search_runs([experiment], query, max_results=1)), None)
+    for found in client.search_runs([experiment], query, max_results=1):
+        # A search leaves out which models a run has.
+        return client.get_run(found.info.run_id)
+    return None
 
 
 def _can_be_amended(run: Run, metrics: Mapping[str, float], params: Mapping[str, str]) -> bool:
