@@ -29,6 +29,8 @@ FINGERPRINT = "audit.fingerprint"
 DATE = "audit.date"
 MISSING = "missing."
 
+#: What was timed at an earlier attempt stays true when a later one has nothing to compute.
+_OF_AN_ATTEMPT = ("time/", "throughput/")
 _METRICS_PER_REQUEST = 1000
 _STATE_DICT_SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".ckpt")
 _WEB = ("http://", "https://")
@@ -254,7 +256,7 @@ def _earlier_run(client: MlflowClient, experiment: str, record: PublishRecord) -
 
 def _can_be_amended(run: Run, metrics: Mapping[str, float], params: Mapping[str, str]) -> bool:
     """MLflow neither forgets a metric nor changes a param: a run that says more than the audit does must go."""
-    stale = set(run.data.metrics) - set(metrics)
+    stale = {name for name in run.data.metrics if name not in metrics and not name.startswith(_OF_AN_ATTEMPT)}
     changed = [name for name, value in run.data.params.items() if params.get(name) != value]
     return not stale and not changed
 
