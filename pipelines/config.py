@@ -1,0 +1,232 @@
+"""From Hydra's tree to checked objects; every `_target_` of convaudit is built here and nowhere else."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
+
+from ..stages.contract import Stage
+from ..stages.errors import AuditError, ConfigError, did_you_mean
+from .datasets.source import DataSource
+from .executors import Cluster
+from .fingerprint import Numerics
+from .models.source import ModelSource
+from .tracking import Tracking
+
+#: Top-level keys that are not stages.
+_OTHERS = ("model", "data", "cluster", "tracking", "gates", "numerics", "run", "work", "seed", "stages", "report")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One audit, checked.
+
+    Parameters
+    ----------
+    model, data, cluster, tracking, numerics
+        What is audited, where, and where the results are sent.
+    stages
+        Every configured stage by name.
+    selected
+        Names of the stages that were asked for.
+    run, work
+        Folder of the results, and of unfinished and sealed work.
+    seed
+        Root of every random number.
+    report
+        Settings of the report, unchecked.
+    resolved
+        The whole tree as plain values.
+    """
+
+    model: ModelSource
+    data: DataSource
+    cluster: Cluster
+    tracking: Tracking
+    numerics: Numerics
+    stages: Mapping[str, Stage]
+    selected: tuple[str, ...]
+    run: Path
+    work: Path
+    seed: int
+    report: Mapping[str, Any]
+    resolved: Mapping[str, Any]
+
+
+def load(path: Path) -> Config:
+    """Read a resolved config that `convaudit config` wrote.
+
+    Raises
+    ------
+    ConfigError
+        When the file is missing, is no YAML, or holds a wrong setting.
+    """
+    if not path.is_file():
+        raise ConfigError(f"--config {path}: no such file; write it with `convaudit config --out {path}`")
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config {path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"--config {path}: expected a mapping, got {type(tree).__name__}")
+    return check(tree)
+
+
+def resolve(composed: DictConfig) -> dict[str, Any]:
+    """Turn what Hydra composed into plain values.
+
+    Raises
+    ------
+    ConfigError
+        When a mandatory value is missing or an interpolation fails.
+    """
+    try:
+        missing = sorted(OmegaConf.missing_keys(composed))
+        if missing:
+            raise ConfigError(f"{missing[0]}: a value is needed; set {missing[0]}=...")
+        return typing.cast("dict[str, Any]", OmegaConf.to_container(composed, resolve=True))
+    except OmegaConfBaseException as error:
+        raise ConfigError(one_line(error)) from error
+
+
+def one_line(error: BaseException) -> str:
+    """Fold an error of a config library into one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    kept = [line for line in lines if not line.startswith(("object_type", "reference_type", "Set the environment"))]
+    return " ".join(kept)
+
+
+def check(tree: Mapping[str, Any]) -> Config:
+    """Build every object of a resolved tree.
+
+    Raises
+    ------
+    ConfigError
+        When a key is unknown, or a value has the wrong type or range; the text names the key.
+    """
+    stages = {name: node for name, node in tree.items() if name not in _OTHERS}
+    for name, node in stages.items():
+        if not (isinstance(node, Mapping) and "_target_" in node):
+            raise ConfigError(f"{name}: no such setting{did_you_mean(name, _OTHERS)}")
+    absent = [name for name in _OTHERS if name not in tree]
+    if absent:
+        raise ConfigError(f"{absent[0]}: the config lacks this key")
+    built = {name: _as(Stage, build(node, name), name) for name, node in stages.items()}
+    return Config(
+        model=_as(ModelSource, build(tree["model"], "model"), "model"),
+        data=_as(DataSource, build(tree["data"], "data"), "data"),
+        cluster=_as(Cluster, build(tree["cluster"], "cluster"), "cluster"),
+        tracking=_as(Tracking, build(tree["tracking"], "tracking"), "tracking"),
+        numerics=_validated(Numerics, tree["numerics"], "numerics"),
+        stages=built,
+        selected=_selected(tree["stages"], built),
+        run=Path(_validated(str, tree["run"], "run")),
+        work=Path(_validated(str, tree["work"], "work")),
+        seed=_validated(int, tree["seed"], "seed"),
+        report=tree["report"] or {},
+        resolved=tree,
+    )
+
+
+def _selected(names: Any, stages: Mapping[str, Stage]) -> tuple[str, ...]:
+    selected = _validated(tuple[str, ...], names, "stages")
+    for name in selected:
+        if name not in stages:
+            raise ConfigError(f"stages: no stage is called {name!r}{did_you_mean(name, stages)}")
+    if not selected:
+        raise ConfigError(f"stages: expected at least one stage{did_you_mean('', stages)}")
+    return selected
+
+
+def _as(kind: type, instance: Any, path: str) -> Any:
+    if not isinstance(instance, kind):
+        raise ConfigError(f"{path}._target_: expected a {kind.__name__}, got {type(instance).__name__}")
+    return instance
+
+
+def build(node: Any, path: str) -> Any:
+    """Build the object that a node with `_target_` describes, inner nodes first.
+
+    Parameters
+    ----------
+    node
+        A resolved node; without `_target_` its values are built and it stays what it is.
+    path
+        Full key of the node, for messages.
+
+    Raises
+    ------
+    ConfigError
+        When the target cannot be imported, a key is unknown, or a value does not fit.
+    """
+    if isinstance(node, list):
+        return [build(item, f"{path}[{i}]") for i, item in enumerate(node)]
+    if not isinstance(node, Mapping):
+        return node
+    if "_target_" not in node:
+        return {key: build(item, f"{path}.{key}") for key, item in node.items()}
+    kind = _locate(node["_target_"], path)
+    if not dataclasses.is_dataclass(kind):
+        return _deferred(node, path)
+    values = {key: build(item, f"{path}.{key}") for key, item in node.items() if key != "_target_"}
+    return _validated(kind, values, path)
+
+
+def _locate(target: Any, path: str) -> Any:
+    try:
+        return get_object(str(target))
+    except AuditError:
+        raise
+    except Exception as error:
+        reason = one_line(error.__cause__ or error)
+        raise ConfigError(f"{path}._target_: cannot import {target!r}: {reason}") from error
+
+
+def _deferred(node: Mapping[str, Any], path: str) -> Any:
+    """Keep somebody else's class (a Dask cluster, a Captum method) as a call that is made later."""
+    try:
+        return instantiate({**node, "_partial_": True})
+    except Exception as error:
+        raise ConfigError(f"{path}._target_: {one_line(error.__cause__ or error)}") from error
+
+
+def _validated(kind: Any, value: Any, path: str) -> Any:
+    _refuse_unknown(kind, value, path)
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, AuditError):
+            raise cause from None
+        where = ".".join([path, *(str(part) for part in first["loc"])])
+        message = str(cause or first["msg"]).removeprefix("Value error, ")
+        raise ConfigError(f"{where}: {message}, got {first['input']!r}") from None
+
+
+def _refuse_unknown(kind: Any, value: Any, path: str) -> None:
+    """Refuse keys that no field has, at every depth; pydantic would drop them without a word."""
+    if isinstance(value, Mapping) and dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        known = [field.name for field in dataclasses.fields(kind) if field.init]
+        for key, item in value.items():
+            if key not in known:
+                raise ConfigError(f"{path}.{key}: no such setting{did_you_mean(str(key), known)}")
+            _refuse_unknown(hints[key], item, f"{path}.{key}")
+    elif isinstance(value, Mapping) and typing.get_origin(kind) is not None:
+        inner = typing.get_args(kind)
+        for key, item in value.items() if len(inner) == 2 else ():
+            _refuse_unknown(inner[1], item, f"{path}.{key}")
+        for option in inner:
+            if dataclasses.is_dataclass(option):
+                _refuse_unknown(option, value, path)

@@ -1,0 +1,231 @@
+"""One audit from config to verdict, and its parts as DVC runs them.
+
+`audit` does everything; `sweep`, `check` and `report` do the same work for the stages of a DVC pipeline, where the
+results of earlier stages are taken from the run's folder as they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..reports.build import build_report
+from ..stages.contract import Leaf
+from ..stages.errors import ConfigError, DataError, StoreError, did_you_mean
+from ..stages.verdicts.junit import junit
+from . import subject as subjects
+from .config import Config
+from .engine import Session, adopt, check_asks, execute
+from .models.source import ResolvedModel
+from .plan import Plan, make_plan
+from .progress import console
+from .reference import trained_checkpoint
+from .store import RunStore
+from .workspace import Workspace, publish_stage
+
+#: Config keys that say where and by whom, not what; the report is the same without them.
+_NOT_EVIDENCE = ("run", "work", "cluster", "tracking")
+
+
+def audit(config: Config) -> Mapping[str, Any]:
+    """Run every selected stage and what it reads, then verdict and report; return the verdict's notes.
+
+    Raises
+    ------
+    AuditError
+        When there is nothing to judge: no data, no model, too many bad images.
+    """
+    workspace = Workspace(config.work)
+    with workspace.locked():
+        withdraw_verdict(config.run)
+        model = resolve_model(config, workspace)
+        audited = subjects.examine(config, model)
+        plan = make_plan(_without_reference(config), [*config.selected, "verdicts"])
+        check_asks(plan, audited)
+        began = time.perf_counter()
+        with Session(config, workspace, audited, model) as session:
+            console.print(_opening(config, session))
+            execute(session, plan, stop=refuse_bad_images)
+        _publish_stages(session, plan, remove_others=True)
+        _write_timings(config.run, session.timings, time.perf_counter() - began)
+    return report(config)
+
+
+def sweep(config: Config) -> None:
+    """Run only the stages that look at images and read nothing; write ``run/store``."""
+    workspace = Workspace(config.work)
+    with workspace.locked():
+        withdraw_verdict(config.run)
+        model = resolve_model(config, workspace)
+        audited = subjects.examine(config, model)
+        stages = _without_reference(config)
+        everything = make_plan(stages, config.selected)
+        plan = make_plan(stages, _stages_of(name for name, leaf in everything.leaves.items() if in_store(leaf)))
+        check_asks(everything, audited)
+        began = time.perf_counter()
+        with Session(config, workspace, audited, model) as session:
+            console.print(_opening(config, session))
+            execute(session, plan, stop=refuse_bad_images)
+        _publish_stages(session, plan, remove_others=True)
+        _write_timings(config.run, session.timings, time.perf_counter() - began)
+    _raise_failures(session)
+
+
+def check(config: Config, stage: str) -> None:
+    """Run one stage on what `run` holds already; write ``run/checks/<stage>.zarr``.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such stage.
+    StoreError
+        When something it reads is not there.
+    """
+    stages = _without_reference(config)
+    if stage not in stages:
+        raise ConfigError(f"check: no stage is called {stage!r}{did_you_mean(stage, stages)}")
+    workspace = Workspace(config.work)
+    with workspace.locked():
+        given = RunStore(config.run)
+        whole = make_plan(stages, [*config.selected, stage])
+        plan = _only(whole, stage)
+        audited = subjects.from_run(config.run)
+        looks = any(leaf.sweeps for leaf in plan.leaves.values())
+        model = resolve_model(config, workspace) if looks else None
+        began = time.perf_counter()
+        with Session(config, workspace, audited, model) as session:
+            adopt(session, {need for name in plan.leaves for need in plan.needs[name]}, given)
+            execute(session, plan)
+        _publish_stages(session, plan, remove_others=False)
+        timings = {name: row for name, row in session.timings.items() if name in plan.leaves}
+        _write_timings(config.run, timings, time.perf_counter() - began, keep=True)
+    _raise_failures(session, plan.leaves)
+
+
+def report(config: Config) -> Mapping[str, Any]:
+    """Write verdict, JUnit XML and report from what `run` holds; return the verdict's notes."""
+    store = RunStore(config.run)
+    if "verdicts" not in store.leaves():
+        raise StoreError(f"{config.run}: there is no verdict; run `convaudit check verdicts` first")
+    reason = store.failure("verdicts")
+    notes = (
+        dict(store.summary("verdicts").notes) if reason is None else {"verdict": "ERROR", "gates": [], "reason": reason}
+    )
+    evidence = {key: value for key, value in config.resolved.items() if key not in _NOT_EVIDENCE}
+    _write(config.run / "report.html", build_report(store, evidence, config.report))
+    _write(config.run / "junit.xml", junit(notes))
+    _write(config.run / "verdict.json", json.dumps(notes, indent=1, sort_keys=True) + "\n")
+    return notes
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def withdraw_verdict(run: Path) -> None:
+    """Remove the last verdict before anything runs: one that a crash leaves behind would be read as tonight's."""
+    for name in ("verdict.json", "junit.xml", "report.html", "nightly.html"):
+        (run / name).unlink(missing_ok=True)
+
+
+def resolve_model(config: Config, workspace: Workspace) -> ResolvedModel:
+    """Find the model's weights; the default model trains them on its first run."""
+    source = config.model
+    if getattr(source, "needs_reference", False):
+        source = dataclasses.replace(source, checkpoint=str(trained_checkpoint(config, workspace)))
+    return source.resolve(config.work)
+
+
+def in_store(leaf: Leaf) -> bool:
+    """Whether a leaf's results lie in ``run/store``: it looks at images and reads nothing; else ``run/checks``."""
+    return leaf.sweeps and not leaf.reads
+
+
+def _without_reference(config: Config) -> dict[str, Any]:
+    if "reference" in config.selected:
+        raise ConfigError("stages: reference runs by itself where the model needs it; take it out of the list")
+    return {name: stage for name, stage in config.stages.items() if name != "reference"}
+
+
+def _stages_of(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(name.partition("/")[0] for name in names))
+
+
+def _only(plan: Plan, stage: str) -> Plan:
+    """Keep one stage's leaves of a plan, with what they need."""
+    leaves = {name: leaf for name, leaf in plan.leaves.items() if name.partition("/")[0] == stage}
+    return Plan(leaves, plan.needs)
+
+
+def refuse_bad_images(session: Session) -> None:
+    """Stop where more images are bad than the data set's owner allows.
+
+    Raises
+    ------
+    DataError
+        With the first of them and the file that lists all.
+    """
+    if "predictions" not in session.stored:
+        return
+    status = np.asarray(session.view()["predictions/status"][:])
+    bad = np.flatnonzero(status > 0)
+    allowed = session.config.data.max_bad_fraction
+    if len(bad) <= allowed * len(status):
+        return
+    rows = session.view().summary("predictions").notes["bad"]
+    listing = session.config.work / "bad_images.json"
+    listing.write_text(json.dumps(rows, indent=1) + "\n")
+    first = "; ".join(f"{row['id']}: {row['reason']}" for row in rows[:3])
+    raise DataError(
+        f"data: {len(bad)} of {len(status)} images are bad, more than data.max_bad_fraction={allowed} allows: "
+        f"{first}{'; ...' if len(rows) > 3 else ''} (all in {listing})"
+    )
+
+
+def _opening(config: Config, session: Session) -> str:
+    subject = session.audited.subject
+    shape = " x ".join(str(length) for length in subject.input_shape)
+    return (
+        f"auditing {subject.n_image:,} images ({shape}, {subject.n_class} classes), "
+        f"{len(subject.layers)} layers, batch {subject.batch}, {config.numerics.threads} torch thread(s) a task"
+    )
+
+
+def _publish_stages(session: Session, plan: Plan, remove_others: bool) -> None:
+    """Put everything finished, and every failure, into the run's folder."""
+    run = session.config.run
+    folders = {name: run / ("store" if in_store(leaf) else "checks") for name, leaf in plan.leaves.items()}
+    if remove_others:
+        session.audited.write(run / "store")
+        kept = {folders[name] / f"{name.partition('/')[0]}.zarr" for name in plan.leaves}
+        for path in [*(run / "store").glob("*.zarr"), *(run / "checks").glob("*.zarr")]:
+            if path not in kept:
+                shutil.rmtree(path)
+    for stage in _stages_of(plan.leaves):
+        names = [name for name in plan.leaves if name.partition("/")[0] == stage]
+        leaves = {name: session.stored[name] for name in names if name in session.stored}
+        failures = {name: session.failures[name] for name in names if name in session.failures}
+        publish_stage(folders[names[0]], stage, leaves, failures)
+
+
+def _raise_failures(session: Session, names: Sequence[str] | Mapping[str, Leaf] | None = None) -> None:
+    failed = {name: reason for name, reason in session.failures.items() if names is None or name in names}
+    for reason in failed.values():
+        console.print(f"failed: {reason}", style="bold")
+
+
+def _write_timings(run: Path, timings: Mapping[str, Any], seconds: float, keep: bool = False) -> None:
+    """Note how long things took, for tonight's page; never part of the evidence."""
+    path = run / "timings.json"
+    before = json.loads(path.read_text()) if keep and path.is_file() else {}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, json.dumps(before | dict(timings) | {"total": {"seconds": seconds}}, indent=1, sort_keys=True) + "\n")

@@ -1,0 +1,223 @@
+"""What a worker process does with a task: build the model once, decode, sweep, write.
+
+Only a path to the job travels with a task; the model is loaded here from its file and kept, never pickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import pickle
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from threadpoolctl import threadpool_limits
+
+from ..stages.contract import Leaf, Result, Subject, Task
+from ..stages.errors import AuditError
+from . import store
+from .datasets.prefetch import blocks
+from .datasets.source import DataSource
+from .fingerprint import Numerics
+from .models.source import ResolvedModel
+from .workspace import Attempt, write_partial
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything the tasks of one map have in common; pickled once to a file in the work folder.
+
+    Parameters
+    ----------
+    leaves
+        The leaves by name.
+    tasks
+        Each leaf's tasks.
+    attempts
+        Folder of each leaf's attempt.
+    stored
+        Folder of every finished leaf's group.
+    subject, table
+        What is audited; `table` is the file of the image index.
+    model, data
+        Where model and images come from; None where no task looks at images.
+    numerics
+        Threads, batch, device and format.
+    """
+
+    leaves: Mapping[str, Leaf]
+    tasks: Mapping[str, Sequence[Task]]
+    attempts: Mapping[str, Path]
+    stored: Mapping[str, Path]
+    subject: Subject
+    table: Path
+    model: ResolvedModel | None
+    data: DataSource | None
+    numerics: Numerics
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    """What the driver hears of a task; the rest is on disk.
+
+    Parameters
+    ----------
+    seconds
+        Wall time.
+    images
+        Images looked at.
+    errors
+        Reason by leaf, for each leaf that failed here.
+    events
+        ``(code, detail)`` of what made the bytes depend on this machine's state.
+    """
+
+    seconds: float
+    images: int
+    errors: Mapping[str, str] = field(default_factory=dict)
+    events: tuple[tuple[str, str], ...] = ()
+
+
+@contextlib.contextmanager
+def fixed_threads(threads: int) -> Iterator[None]:
+    """Compute with that many torch and BLAS threads, whatever the process was started with."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with threadpool_limits(threads):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@cache
+def tune_allocator() -> None:
+    """Let glibc keep freed activations.
+
+    Any MALLOC_TRIM_THRESHOLD_ (Dask sets one) freezes the size from which glibc maps memory afresh at 128 KiB, and each
+    activation then pays for its page faults again. Where there is no glibc there is nothing to mend.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+            mallopt(_M_TRIM_THRESHOLD, 512 << 20)
+
+
+@lru_cache(maxsize=2)
+def _job(path: str) -> Job:
+    with open(path, "rb") as file:
+        return pickle.load(file)  # written by this run's driver into the work folder
+
+
+@lru_cache(maxsize=1)
+def _model(model: str, device: str, channels_last: bool, path: str) -> Any:
+    """Build, once per process; `model` is its digest, and `path` the job that tells how."""
+    import torch
+
+    resolved = _job(path).model
+    assert resolved is not None, "tasks with images come with a model"
+    torch.backends.cudnn.benchmark = False
+    built = resolved.build().to(device)
+    spatial = len(_job(path).subject.axes)
+    return built.to(memory_format=torch.channels_last) if channels_last and spatial == 2 else built
+
+
+@lru_cache(maxsize=1)
+def _reader(path: str) -> Any:
+    job = _job(path)
+    assert job.data is not None, "tasks with images come with data"
+    return job.data.reader(pd.read_parquet(job.table))
+
+
+def sweep(path: str, positions: range | tuple[int, ...], names: Mapping[str, int]) -> TaskReport:
+    """Run the tasks of several leaves that look at the same images.
+
+    Parameters
+    ----------
+    path
+        File of the job.
+    positions
+        The images.
+    names
+        Position of the task in each leaf's list, by ``leaf`` or ``leaf@task`` where a leaf has several.
+    """
+    from ..stages.network.sweep import run_tasks
+
+    began = time.perf_counter()
+    job = _job(path)
+    assert job.model is not None, "tasks with images come with a model"
+    tune_allocator()
+    chosen = [(key.partition("@")[0], number) for key, number in names.items()]
+    with fixed_threads(job.numerics.threads):
+        channels_last = job.numerics.memory_format == "channels_last"
+        model = _model(job.model.digest, job.numerics.device, channels_last, path)
+        decoded = blocks(
+            _reader(path), positions, job.numerics.batch, max(1, job.numerics.threads), job.subject.input_shape
+        )
+        outcomes = run_tasks(
+            model,
+            [(job.leaves[leaf], job.tasks[leaf][number]) for leaf, number in chosen],
+            decoded,
+            job.subject,
+            device=job.numerics.device,
+            channels_last=channels_last and len(job.subject.axes) == 2,
+        )
+    errors: dict[str, str] = {}
+    events: list[tuple[str, str]] = []
+    for (leaf, number), outcome in zip(chosen, outcomes, strict=True):
+        events.extend((event.code, event.detail) for event in outcome.events)
+        error = outcome.error or _keep(job, leaf, number, outcome.rows, outcome.partial)
+        if error:
+            errors[leaf] = error
+    return TaskReport(time.perf_counter() - began, len(positions), errors, tuple(dict.fromkeys(events)))
+
+
+def compute(path: str, leaf: str, number: int) -> TaskReport:
+    """Run one task that looks at no images."""
+    began = time.perf_counter()
+    job = _job(path)
+    task = job.tasks[leaf][number]
+    view = store.StoreView({**job.stored, leaf: Attempt(job.attempts[leaf], np.zeros(0, bool)).group})
+    with fixed_threads(job.numerics.threads):
+        try:
+            result: Result = job.leaves[leaf].compute(task, job.subject, view)
+        except Exception as error:
+            return TaskReport(time.perf_counter() - began, 0, {leaf: describe(leaf, error)})
+    failed = _keep(job, leaf, number, result.rows, result.partial)
+    return TaskReport(time.perf_counter() - began, 0, {leaf: failed} if failed else {})
+
+
+def _keep(job: Job, leaf: str, number: int, rows: Mapping[str, Any], partial: Mapping[str, Any] | None) -> str | None:
+    """Write what a task gave; return why it could not be written."""
+    attempt = Attempt(job.attempts[leaf], np.zeros(0, bool))
+    try:
+        store.write_rows(attempt.group, rows, job.tasks[leaf][number].start)
+        if partial is not None:
+            write_partial(attempt.partial_path(number), partial)
+    except (AuditError, OSError) as error:
+        return describe(leaf, error)
+    return None
+
+
+def describe(leaf: str, error: BaseException) -> str:
+    """One line on an exception: convaudit's own words as they are, others with their type and where they came from."""
+    text = " ".join(str(error).split())
+    if isinstance(error, AuditError):
+        return text
+    frame = error.__traceback__
+    while frame and frame.tb_next:
+        frame = frame.tb_next
+    where = f" ({Path(frame.tb_frame.f_code.co_filename).name}:{frame.tb_lineno})" if frame else ""
+    return f"{leaf}: {type(error).__name__}: {text}{where}"
