@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -92,3 +93,17 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
         return "; did you mean " + " or ".join(repr(name) for name in close) + "?"
     shown = ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
     return f"; there are: {shown}" if names else ""
+
+
+def in_words(error: BaseException) -> str:
+    """Say what somebody else's exception says, on one line, for the middle of an error message.
+
+    Returns
+    -------
+    str
+        ``"TypeError: first line of its text"``; at most 200 characters, without addresses of objects in memory.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = re.sub(r" at 0x[0-9a-f]+", "", lines[0]) if lines else ""
+    name = type(error).__name__
+    return (f"{name}: {text}" if text else name)[:200]
