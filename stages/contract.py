@@ -225,6 +225,8 @@ class Leaf(ABC):
     sweeps: ClassVar[bool] = False
     #: Every array it can write, for ``docs/store.md``; `writes` returns these, sized.
     documents: ClassVar[tuple[ArraySpec, ...]] = ()
+    #: Paths of arrays whose rows also speak of bad images; in all others the sweep puts the fill value there.
+    covers_invalid: ClassVar[frozenset[str]] = frozenset()
 
     @property
     @abstractmethod

@@ -1,0 +1,162 @@
+"""What one leaf sees of a forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..contract import Ask, Identity, Subject, Variant
+from ..errors import StageError, did_you_mean
+from ..specs import LayerSpec
+from .forward import Block, Pass, Probe, run_forward, to_device
+from .variants import altered
+
+_AS_IT_IS = Identity()
+
+
+class Batch:
+    """What one leaf sees of a forward pass: its images, and what it asked for.
+
+    Parameters
+    ----------
+    forward
+        The pass, shared with other leaves.
+    subject
+        What is audited.
+    rows
+        The images of the pass that belong to the leaf's task.
+    observed
+        What `Leaf.observe` gave, by leaf and layer.
+    """
+
+    def __init__(
+        self,
+        forward: Pass,
+        subject: Subject,
+        rows: slice | np.ndarray = slice(None),
+        observed: Mapping[tuple[str, str], Any] | None = None,
+    ) -> None:
+        block = forward.block
+        self._pass, self._rows, self._observed = forward, rows, dict(observed or {})
+        self.positions: np.ndarray = block.positions[rows]
+        self.ids: tuple[str, ...] = tuple(subject.image_id[position] for position in self.positions)
+        self.labels: np.ndarray = forward.labels[rows]
+        self.valid: np.ndarray = block.valid[rows]
+        self.status: np.ndarray = block.status[rows]
+        self.reasons: tuple[str, ...] = tuple(np.array(block.reasons, object)[rows])
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @property
+    def images(self) -> Tensor:
+        """What the network was fed, ``(image, channel, *space)``, normalised, on its device; must not be written on."""
+        return self._pass.images[self._index]
+
+    @property
+    def logits(self) -> Tensor:
+        """``(image, class)``, before any softmax, detached."""
+        return self._pass.logits[self._index]
+
+    @property
+    def _index(self) -> slice | Tensor:
+        rows = self._rows
+        return rows if isinstance(rows, slice) else torch.from_numpy(rows).to(self._pass.logits.device)
+
+    def activation(self, layer: str) -> Tensor:
+        """A kept layer's output ``(image, channel, *space)`` as it was computed, before anything overwrote it.
+
+        Raises
+        ------
+        StageError
+            When the leaf has not asked to keep that layer.
+        """
+        kept = self._pass.kept
+        if layer not in kept:
+            raise StageError(
+                f"activation of {layer!r} was not asked for; name it in asks().keep{did_you_mean(layer, kept)}"
+            )
+        return kept[layer].detach()[self._index]
+
+    def gradient(self, target: str | int, wrt: str) -> Tensor:
+        """Derivative of each image's target logit.
+
+        Parameters
+        ----------
+        target
+            ``"predicted"``, ``"label"`` or a class position.
+        wrt
+            ``"input"`` or a layer name.
+
+        Returns
+        -------
+        Tensor
+            Of the shape of what is derived by; NaN for images that are bad or have no such target.
+
+        Raises
+        ------
+        StageError
+            When the leaf has not asked for it, or the logits do not depend on `wrt`.
+        """
+        return self._pass.gradient(target, wrt)[self._index]
+
+    def observed(self, leaf: str, layer: str) -> Any:
+        """What ``observe`` of `leaf` returned for `layer`.
+
+        Raises
+        ------
+        StageError
+            When the leaf has not asked to observe that layer.
+        """
+        if (leaf, layer) not in self._observed:
+            raise StageError(f"{leaf} was not shown {layer!r}; name it in asks().observe")
+        return self._observed[leaf, layer]
+
+    def target_class(self, target: str | int) -> np.ndarray:
+        """Class position that `target` stands for, for each image ``(image,)``; -1 where there is none."""
+        return self._pass.target_class(target)[self._rows]
+
+
+@contextmanager
+def opened(
+    model: nn.Module,
+    block: Block,
+    subject: Subject,
+    ask: Ask,
+    variant: Variant = _AS_IT_IS,
+    observe: Callable[[LayerSpec, Tensor, Tensor], Any] | None = None,
+) -> Iterator[Batch]:
+    """Run the network over some images and offer all that a leaf called ``""`` asked; for notebooks and tests.
+
+    Parameters
+    ----------
+    model
+        On the CPU or a device, in evaluation mode.
+    block
+        The images.
+    subject
+        What is audited.
+    ask
+        What to look at.
+    variant
+        The model under another condition.
+    observe
+        As `Leaf.observe`.
+    """
+    images = to_device(block.images, model)
+    ids = [subject.image_id[position] for position in block.positions]
+    valid = torch.from_numpy(block.valid).to(images.device)
+    observed: dict[tuple[str, str], Any] = {}
+
+    def observer(name: str, value: Tensor) -> None:
+        observed["", name] = observe(subject.layer(name), value, valid) if observe else None
+
+    with altered(model, variant) as state:
+        fed = state.disturb(images, ids)
+        forward = run_forward(model, state, block, fed, subject.label[block.positions], Probe.union([ask]), observer)
+        yield Batch(forward, subject, observed=observed)

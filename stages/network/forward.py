@@ -1,0 +1,279 @@
+"""One forward pass of the network over some images, and its derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..contract import Ask, Gradient, Subject
+from ..errors import StageError
+from .capture import Place, Seen, locate, named_modules, watch
+from .layers import check_logits
+from .variants import Altered
+
+#: Shown ``(layer name, its output)`` while the forward runs.
+Observer = Callable[[str, Tensor], None]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Decoded images, as the data reader hands them over.
+
+    Parameters
+    ----------
+    positions
+        Position of each image in the data set.
+    images
+        ``(image, channel, *space)`` float32, normalised; zeros where an image is bad.
+    valid
+        Whether an image can be used.
+    status
+        Index into `convaudit.stages.specs.STATUS`.
+    reasons
+        Why an image is bad; ``""`` where it is not.
+    """
+
+    positions: np.ndarray
+    images: np.ndarray
+    valid: np.ndarray
+    status: np.ndarray
+    reasons: tuple[str, ...]
+
+    def rows(self, rows: slice) -> Block:
+        """Some of its images."""
+        return Block(self.positions[rows], self.images[rows], self.valid[rows], self.status[rows], self.reasons[rows])
+
+
+@dataclass
+class Pass:
+    """The state of one forward pass that all leaves share.
+
+    Parameters
+    ----------
+    block
+        The images.
+    images
+        What the network was fed, on its device.
+    labels
+        Class position of each image; -1 where it has none.
+    logits
+        ``(image, class)``, detached.
+    kept
+        Values by layer; they belong to the graph where a gradient is asked.
+    graph
+        The logits in the graph; None where no gradient is asked.
+    asked
+        What is to be derived by, for each target.
+    """
+
+    block: Block
+    images: Tensor
+    labels: np.ndarray
+    logits: Tensor
+    kept: dict[str, Tensor]
+    graph: Tensor | None = None
+    asked: Mapping[str | int, tuple[str, ...]] = field(default_factory=dict)
+    source: Tensor | None = None
+    _derived: dict[str | int, dict[str, Tensor]] = field(default_factory=dict)
+
+    def target_class(self, target: str | int) -> np.ndarray:
+        """Class position that `target` stands for, for each image; -1 where there is none."""
+        valid = self.block.valid
+        if target == "predicted":
+            # numpy's argmax takes the first of several equal logits, torch's any.
+            return np.where(valid, self.logits.float().cpu().numpy().argmax(1), -1)
+        if target == "label":
+            return np.where(valid, self.labels, -1)
+        n_class = self.logits.shape[1]
+        if isinstance(target, str) or not 0 <= target < n_class:
+            raise StageError(f"gradient target: expected 'predicted', 'label' or 0 to {n_class - 1}, got {target!r}")
+        return np.where(valid, target, -1)
+
+    def gradient(self, target: str | int, wrt: str) -> Tensor:
+        """Derive, once per target, by everything anybody has asked."""
+        if wrt not in self.asked.get(target, ()):
+            raise StageError(f"gradient of {target!r} by {wrt!r} was not asked for; name it in asks().gradients")
+        if target not in self._derived:
+            self._derived[target] = self._derive(target)
+        return self._derived[target][wrt]
+
+    def _derive(self, target: str | int) -> dict[str, Tensor]:
+        graph, by = self.graph, self.asked[target]
+        assert graph is not None, "gradients are asked, so there is a graph"
+        classes = torch.from_numpy(self.target_class(target)).to(graph.device)
+        # A zero row keeps a bad image, or one without a label, out of the sum.
+        seed = torch.zeros_like(graph).scatter_(1, classes.clamp(min=0)[:, None], 1.0) * (classes >= 0)[:, None]
+        sources = [self._source(name) for name in by]
+        last = set(self.asked) - {target} <= set(self._derived)
+        found = torch.autograd.grad(graph, sources, seed.to(graph), retain_graph=not last, allow_unused=True)
+        for name, gradient in zip(by, found, strict=True):
+            if gradient is None:
+                raise StageError(f"gradient by {name!r}: the logits do not depend on it (a detached or no_grad part?)")
+        bad = classes < 0
+        whole = bool((~bad).all())
+        return {name: gradient if whole else _blank(gradient, bad) for name, gradient in zip(by, found, strict=True)}
+
+    def _source(self, name: str) -> Tensor:
+        source = self.source if name == "input" else self.kept[name]
+        assert source is not None, "asked for, so it was prepared"
+        return source
+
+
+def _blank(gradient: Tensor, rows: Tensor) -> Tensor:
+    return gradient.masked_fill(rows.view(-1, *[1] * (gradient.ndim - 1)), torch.nan)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Where to look during a forward pass.
+
+    Parameters
+    ----------
+    observe, keep
+        Layer names.
+    gradients
+        Each once, in a fixed order.
+    """
+
+    observe: frozenset[str]
+    keep: frozenset[str]
+    gradients: tuple[Gradient, ...]
+
+    @classmethod
+    def union(cls, asks: Collection[Ask]) -> Probe:
+        """Everything that anybody asks."""
+        return cls(
+            frozenset(name for ask in asks for name in ask.observe),
+            frozenset(name for ask in asks for name in ask.keep),
+            tuple(dict.fromkeys(gradient for ask in asks for gradient in ask.gradients)),
+        )
+
+    @property
+    def asked(self) -> dict[str | int, tuple[str, ...]]:
+        """What to derive by, for each target."""
+        targets = dict.fromkeys(gradient.target for gradient in self.gradients)
+        return {target: tuple(g.wrt for g in self.gradients if g.target == target) for target in targets}
+
+    @property
+    def derived(self) -> frozenset[str]:
+        """Layers to derive by."""
+        return frozenset(gradient.wrt for gradient in self.gradients) - {"input"}
+
+
+def run_forward(
+    model: nn.Module, state: Altered, block: Block, images: Tensor, labels: np.ndarray, probe: Probe, observer: Observer
+) -> Pass:
+    """Run the network once.
+
+    Parameters
+    ----------
+    model
+        The model.
+    state
+        How to call it.
+    block
+        The images as decoded.
+    images
+        The same ``(image, channel, *space)`` on the device, disturbed where the variant says so.
+    labels
+        Class position of each image.
+    probe
+        Where to look.
+    observer
+        Shown the output of each layer in ``probe.observe``.
+
+    Raises
+    ------
+    StageError
+        When a layer is not computed, or computed more often than its name says.
+    ModelError
+        When the output is not ``(image, class)``.
+    """
+    names = probe.observe | probe.keep | probe.derived | set(state.edits)
+    modules = named_modules(model)
+    places = {locate(name, modules): name for name in names}
+    visitor = _Visitor(places, probe, state, observer)
+    replaced = [place for place, name in places.items() if name in state.edits or name in probe.derived]
+    source = images
+    # The model gets a copy, since it may write into its input.
+    with torch.enable_grad() if probe.gradients else torch.inference_mode():
+        if any(gradient.wrt == "input" for gradient in probe.gradients):
+            source = images.detach().requires_grad_()
+        with watch(model, visitor, places, replaced) if places else nullcontext({}) as count:
+            logits = check_logits(state.call(source.clone()), len(images))
+    _check_calls(places, visitor.shown, count)
+    graph = logits if probe.gradients else None
+    return Pass(block, images, labels, logits.detach(), visitor.kept, graph, probe.asked, source)
+
+
+def _check_calls(places: Mapping[Place, str], shown: set[str], count: Mapping[tuple[str, str], int]) -> None:
+    for place, name in places.items():
+        calls = count.get((place.module, place.role), 0)
+        if name not in shown:
+            raise StageError(
+                f"layer {name!r} was not computed in this forward pass ({calls} calls); does it depend on the data?"
+            )
+        if calls > 1 and name == place.name(several=False):
+            raise StageError(
+                f"layer {name!r} was computed {calls} times in one forward pass; say which, as in {place.name(True)!r}"
+            )
+
+
+class _Visitor:
+    def __init__(self, places: Mapping[Place, str], probe: Probe, state: Altered, observer: Observer) -> None:
+        self.places, self.probe, self.state, self.observer = places, probe, state, observer
+        self.derived = probe.derived
+        self.kept: dict[str, Tensor] = {}
+        self.shown: set[str] = set()
+
+    def __call__(self, at: Seen) -> Tensor | None:
+        name, value = self.places[at.place], at.value
+        self.shown.add(name)
+        edit = self.state.edits.get(name)
+        if edit is not None:
+            value = edit(value)
+        if name in self.probe.observe:
+            with torch.no_grad():
+                self.observer(name, value.detach())
+        if name in self.derived:
+            return self._derivable(name, value, copied=edit is not None or not at.aliased)
+        if name in self.probe.keep:
+            self.kept[name] = value.detach().clone()
+        return None if edit is None else value
+
+    def _derivable(self, name: str, value: Tensor, copied: bool) -> Tensor:
+        # Nobody but us holds `value` from here on: the model goes on with a copy that it may overwrite.
+        value = value if copied else value.clone()
+        if not value.requires_grad:
+            value = value.detach().requires_grad_()
+        self.kept[name] = value
+        return value.clone()
+
+
+def to_device(images: np.ndarray, model: nn.Module, channels_last: bool = False) -> Tensor:
+    """Bring decoded images to where the model is, in its floating point type.
+
+    Parameters
+    ----------
+    images
+        ``(image, channel, *space)`` float32.
+    model
+        Its first floating point parameter tells device and type.
+    channels_last
+        Whether images with two spatial axes are laid out channels last.
+    """
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    tensor = torch.from_numpy(np.ascontiguousarray(images)).to(like.device, like.dtype)
+    last = channels_last and tensor.ndim == 4
+    return tensor.contiguous(memory_format=torch.channels_last) if last else tensor
+
+
+def names_of(positions: Sequence[int] | np.ndarray, subject: Subject, limit: int = 5) -> str:
+    """Image ids for a message, the first few."""
+    ids = [subject.image_id[position] for position in positions[:limit]]
+    return ", ".join(ids) + (f", ... ({len(positions)} in all)" if len(positions) > limit else "")

@@ -1,0 +1,101 @@
+"""The spellings of ReLU as a function, recognised as a `TorchFunctionMode` sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class ReluCall:
+    """One call of a function that is a ReLU.
+
+    Parameters
+    ----------
+    function
+        Its name: ``"relu"``, ``"relu6"``, ``"hardtanh"``, ``"clamp"``.
+    upper
+        Where it saturates; None where it does not.
+    inplace
+        Whether it writes into its input.
+    """
+
+    function: str
+    upper: float | None
+    inplace: bool
+
+
+@dataclass(frozen=True)
+class _Spelling:
+    function: str
+    parameters: tuple[str, ...]
+    inplace: bool
+    lower: tuple[str | None, float | None]
+    upper: tuple[str | None, float | None]
+
+
+def _spellings() -> dict[Callable[..., Any], _Spelling]:
+    def relu(inplace: bool) -> _Spelling:
+        return _Spelling("relu", ("input", "inplace"), inplace, (None, 0.0), (None, None))
+
+    def clamp(inplace: bool) -> _Spelling:
+        return _Spelling("clamp", ("input", "min", "max"), inplace, ("min", None), ("max", None))
+
+    def clamp_min(inplace: bool) -> _Spelling:
+        return _Spelling("clamp", ("input", "min"), inplace, ("min", None), (None, None))
+
+    hard_names = ("input", "min_val", "max_val", "inplace")
+    table: dict[Callable[..., Any], _Spelling] = {
+        F.relu6: _Spelling("relu6", ("input", "inplace"), False, (None, 0.0), (None, 6.0)),
+        F.hardtanh: _Spelling("hardtanh", hard_names, False, ("min_val", -1.0), ("max_val", 1.0)),
+        F.hardtanh_: _Spelling("hardtanh", hard_names, True, ("min_val", -1.0), ("max_val", 1.0)),
+    }
+    table |= dict.fromkeys((F.relu, torch.relu, Tensor.relu), relu(False))
+    table |= dict.fromkeys((F.relu_, torch.relu_, Tensor.relu_), relu(True))
+    table |= dict.fromkeys((torch.clamp, torch.clip, Tensor.clamp, Tensor.clip), clamp(False))
+    table |= dict.fromkeys((torch.clamp_, torch.clip_, Tensor.clamp_, Tensor.clip_), clamp(True))
+    table |= dict.fromkeys((torch.clamp_min, Tensor.clamp_min), clamp_min(False))
+    table |= dict.fromkeys((torch.clamp_min_, Tensor.clamp_min_), clamp_min(True))
+    return table
+
+
+_SPELLINGS = _spellings()
+
+
+def recognise(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> ReluCall | None:
+    """Tell whether a call is a ReLU of an activation.
+
+    Parameters
+    ----------
+    func, args, kwargs
+        As ``TorchFunctionMode.__torch_function__`` gets them.
+
+    Returns
+    -------
+    ReluCall | None
+        None for everything else: other functions, other bounds than 0 below, bounds that are tensors, and tensors
+        that cannot be an activation (whole numbers, fewer than two axes).
+    """
+    spelling = _SPELLINGS.get(func)
+    if spelling is None:
+        return None
+    given = dict(zip(spelling.parameters, args, strict=False)) | kwargs
+    value = given.get("input", args[0] if args else None)
+    if not isinstance(value, Tensor) or value.ndim < 2 or not value.is_floating_point():
+        return None
+    lower, upper = _bound(spelling.lower, given), _bound(spelling.upper, given)
+    if not isinstance(lower, Real) or lower != 0 or not (upper is None or isinstance(upper, Real)):
+        return None
+    inplace = spelling.inplace or bool(given.get("inplace", False))
+    return ReluCall(spelling.function, None if upper is None else float(upper), inplace)
+
+
+def _bound(source: tuple[str | None, float | None], given: Mapping[str, Any]) -> Any:
+    name, default = source
+    return default if name is None else given.get(name, default)
