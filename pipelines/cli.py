@@ -1,6 +1,7 @@
 """The command `convaudit`: words in, exit code out.
 
-Exit codes: 0 the verdict is PASS or WARN, 1 a gate failed, 2 it could not be judged or the command was wrong, 130 interrupted.
+Exit codes: 0 the verdict is PASS or WARN, 1 a gate failed, 2 it could not be judged or the command was wrong,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -135,10 +136,11 @@ def _publish_softly(config: Any) -> str:
 def _close(config: Any, notes: Mapping[str, Any], published: str) -> int:
     from ..stages.verdicts.stage import headline
 
+    predictions = config.run / "store" / "predictions.zarr"
     rows = [
         headline(notes),
         f"report  {config.run / 'report.html'}",
-        f"store   {config.run / 'store'}  (xarray.open_zarr('{config.run / 'store' / 'predictions.zarr'}', consolidated=False))",
+        f"store   {config.run / 'store'}  (xarray.open_zarr('{predictions}', consolidated=False))",
         f"mlflow  {published}",
     ]
     sys.stdout.write("\n".join(rows) + "\n")
@@ -236,10 +238,8 @@ def _config_command(given: list[str]) -> int:
 
 
 def _reference_command(given: list[str]) -> int:
-    options = _parse(
-        "reference", given, ("--weights", {"type": Path, "required": True}), ("--data", {"type": Path, "required": True}),
-        ("overrides", {"nargs": "*"}),
-    )  # fmt: skip
+    path = {"type": Path, "required": True}
+    options = _parse("reference", given, ("--weights", path), ("--data", path), ("overrides", {"nargs": "*"}))
 
     def export(composed: DictConfig) -> int:
         import shutil

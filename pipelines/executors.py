@@ -227,7 +227,7 @@ class AddressCluster(Cluster):
         loopback = host in ("localhost", "::1") or host.startswith("127.")
         if not self.address.startswith("tls://") and not loopback and not self.allow_insecure:
             raise ConfigError(
-                f"cluster.address: expected tls://..., got {self.address!r}; set cluster.allow_insecure=true to go without"
+                f"cluster.address: expected tls://..., got {self.address!r}; or set cluster.allow_insecure=true"
             )
 
     @contextlib.contextmanager

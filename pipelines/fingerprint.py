@@ -1,8 +1,8 @@
 """What a leaf's bytes depend on, as one hash.
 
-Everything is keyed: the leaf's config, what is audited, the numerics, the content of what the leaf reads, and the source
-of every convaudit module it imports. Left out, by name: `run` and `work` (where), `cluster` (who computes; threads and
-device are numerics), `tracking` and `report` (what happens afterwards).
+Everything is keyed: the leaf's config, what is audited, the numerics, the content of what the leaf reads, and the
+source of every convaudit module it imports. Left out, by name: `run` and `work` (where), `cluster` (who computes;
+threads and device are numerics), `tracking` and `report` (what happens afterwards).
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ when, where or by whom it was written, so equal inputs give equal bytes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -90,28 +91,33 @@ def write_rows(path: Path, rows: Mapping[str, np.ndarray], start: int) -> None:
     StoreError
         When an array is unknown, or the rows would share a file with another task's.
     """
-    group = zarr.open_group(str(path), mode="r+")
-    for name, values in rows.items():
-        array = _array(group, name, path)
-        unit = (array.shards or array.chunks)[0]
-        stop = start + len(values)
-        if start % unit or (stop % unit and stop != array.shape[0]):
-            raise StoreError(f"{path.name}/{name}: rows {start}:{stop} are not aligned to the {unit} rows of one file")
-        with zarr.config.set({"array.write_empty_chunks": True}):
+    with _writing(path) as group:
+        for name, values in rows.items():
+            array = _array(group, name, path)
+            unit = (array.shards or array.chunks)[0]
+            stop = start + len(values)
+            if start % unit or (stop % unit and stop != array.shape[0]):
+                raise StoreError(f"{path.name}/{name}: rows {start}:{stop} are not aligned to the {unit} of one file")
             array[start:stop] = values
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[Any]:
+    """Open a group so that chunks equal to the fill are written too: a missing file means that nobody was there."""
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        yield zarr.open_group(str(path), mode="r+")
 
 
 def finish(path: Path, summary: Summary) -> None:
     """Write a leaf's whole arrays and its summary, mark the group complete and remove litter of killed writers."""
-    group = zarr.open_group(str(path), mode="r+")
-    for name, values in summary.arrays.items():
-        array = _array(group, name, path)
-        values = np.asarray(values)
-        if values.shape != array.shape:
-            raise StoreError(f"{path.name}/{name}: expected shape {array.shape}, got {values.shape}")
-        with zarr.config.set({"array.write_empty_chunks": True}):
+    with _writing(path) as group:
+        for name, values in summary.arrays.items():
+            array = _array(group, name, path)
+            values = np.asarray(values)
+            if values.shape != array.shape:
+                raise StoreError(f"{path.name}/{name}: expected shape {array.shape}, got {values.shape}")
             array[...] = values
-    group.attrs.update(_plain(summary.attributes()) | {"status": "complete"})
+        group.attrs.update(_plain(summary.attributes()) | {"status": "complete"})
     for litter in path.rglob("*.partial"):
         litter.unlink()
 

@@ -65,7 +65,7 @@ def examine(config: Config, model: ResolvedModel) -> Audited:
 
     index = config.data.index()
     layers, n_logit = trace(model.build(), _probe(config, index))
-    class_names = _class_names(config, index, model, n_logit)
+    class_names = _class_names(index, model, n_logit)
     facts = {
         "schema": 1,
         "class_names": list(class_names),
@@ -109,7 +109,7 @@ def _probe(config: Config, index: Index) -> Any:
     return torch.from_numpy(np.stack(images))
 
 
-def _class_names(config: Config, index: Index, model: ResolvedModel, n_logit: int) -> tuple[str, ...]:
+def _class_names(index: Index, model: ResolvedModel, n_logit: int) -> tuple[str, ...]:
     names = tuple(index.class_names)
     if len(names) != n_logit:
         raise DataError(

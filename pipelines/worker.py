@@ -64,6 +64,11 @@ class Job:
     data: DataSource | None
     numerics: Numerics
 
+    @property
+    def channels_last(self) -> bool:
+        """Whether image tensors lie in memory with their channels last; only images with two axes can."""
+        return self.numerics.memory_format == "channels_last" and len(self.subject.axes) == 2
+
 
 @dataclass(frozen=True)
 class TaskReport:
@@ -121,17 +126,21 @@ def _job(path: str) -> Job:
         return pickle.load(file)  # written by this run's driver into the work folder
 
 
-@lru_cache(maxsize=1)
-def _model(model: str, device: str, channels_last: bool, path: str) -> Any:
-    """Build, once per process; `model` is its digest, and `path` the job that tells how."""
+_built: dict[tuple[str, str, bool], Any] = {}
+
+
+def _model(job: Job) -> Any:
+    """Build the model once per process; what tells models apart is the digest of their weights, not the job."""
     import torch
 
-    resolved = _job(path).model
-    assert resolved is not None, "tasks with images come with a model"
-    torch.backends.cudnn.benchmark = False
-    built = resolved.build().to(device)
-    spatial = len(_job(path).subject.axes)
-    return built.to(memory_format=torch.channels_last) if channels_last and spatial == 2 else built
+    assert job.model is not None, "tasks with images come with a model"
+    key = (job.model.digest, job.numerics.device, job.channels_last)
+    if key not in _built:
+        _built.clear()
+        torch.backends.cudnn.benchmark = False  # it would choose kernels by stopwatch
+        model = job.model.build().to(job.numerics.device)
+        _built[key] = model.to(memory_format=torch.channels_last) if job.channels_last else model
+    return _built[key]
 
 
 @lru_cache(maxsize=1)
@@ -157,22 +166,19 @@ def sweep(path: str, positions: range | tuple[int, ...], names: Mapping[str, int
 
     began = time.perf_counter()
     job = _job(path)
-    assert job.model is not None, "tasks with images come with a model"
     tune_allocator()
     chosen = [(key.partition("@")[0], number) for key, number in names.items()]
     with fixed_threads(job.numerics.threads):
-        channels_last = job.numerics.memory_format == "channels_last"
-        model = _model(job.model.digest, job.numerics.device, channels_last, path)
         decoded = blocks(
             _reader(path), positions, job.numerics.batch, max(1, job.numerics.threads), job.subject.input_shape
         )
         outcomes = run_tasks(
-            model,
+            _model(job),
             [(job.leaves[leaf], job.tasks[leaf][number]) for leaf, number in chosen],
             decoded,
             job.subject,
             device=job.numerics.device,
-            channels_last=channels_last and len(job.subject.axes) == 2,
+            channels_last=job.channels_last,
         )
     errors: dict[str, str] = {}
     events: list[tuple[str, str]] = []
