@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from jaxtyping import Float
-
-from ..errors import DataError
 
 #: Names of the classes in label order.
 CLASS_NAMES = tuple(str(digit) for digit in range(10))
@@ -18,15 +14,10 @@ SIDE = 32
 _HIGHEST = 16.0
 
 
-def load_digits_split(path: Path | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def load_digits_split() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Load the digits, enlarged to 32x32, and tell which are for testing.
 
     The scans are 8x8 pixels with values 0..16. They are enlarged bilinearly and divided by 16.
-
-    Parameters
-    ----------
-    path
-        An export by `save_digits`; None takes the copy that comes with scikit-learn.
 
     Returns
     -------
@@ -37,14 +28,12 @@ def load_digits_split(path: Path | None = None) -> tuple[np.ndarray, np.ndarray,
     is_test
         Shape ``(image,)``, bool; 30 % of every class, drawn with seed 0.
 
-    Raises
-    ------
-    DataError
-        When the export is missing or holds something else.
     """
+    from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    scans, labels = _bundled() if path is None else _exported(path)
+    digits = load_digits()
+    scans, labels = digits.images, digits.target
     positions = np.arange(len(labels))
     _, test = train_test_split(positions, test_size=TEST_SHARE, stratify=labels, random_state=SPLIT_SEED)
     is_test = np.zeros(len(labels), dtype=bool)
@@ -53,36 +42,7 @@ def load_digits_split(path: Path | None = None) -> tuple[np.ndarray, np.ndarray,
     return images[:, None], labels.astype(np.int64), is_test
 
 
-def save_digits(path: Path) -> None:
-    """Write the scans that come with scikit-learn to an npz file that `load_digits_split` reads."""
-    scans, labels = _bundled()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, images=scans.astype(np.uint8), labels=labels.astype(np.int64))
-
-
-def _bundled() -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    return digits.images, digits.target
-
-
-def _exported(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            scans, labels = archive["images"], archive["labels"]
-    except FileNotFoundError:
-        raise DataError(f"data.path: {path}: no such file; leave data.path null for scikit-learn's own copy") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"data.path: {path}: expected an npz file with images and labels") from error
-    if scans.ndim != 3 or scans.shape[1:] != (8, 8) or labels.shape != scans.shape[:1]:
-        raise DataError(
-            f"data.path: {path}: expected images (n, 8, 8) and labels (n,), got {scans.shape}, {labels.shape}"
-        )
-    return scans, labels
-
-
-def enlarge(images: Float[np.ndarray, "image y x"], side: int) -> Float[np.ndarray, "image side side"]:
+def enlarge(images: Float[np.ndarray, "image y x"], side: int) -> Float[np.ndarray, "image tall wide"]:
     """Enlarge square images bilinearly, pixel centres at half-integers, edges repeated.
 
     Element by element rather than as a matrix product, so that the bytes do not hang on a BLAS.
