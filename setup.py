@@ -13,7 +13,7 @@ setup(
     package_data={
         "convaudit.conf": ["**/*.yaml"],
         "convaudit.reports": ["templates/*", "static/*"],
-        "convaudit.pipelines": ["scaffold/*", "scaffold/.*", "py.typed"],
+        "convaudit.pipelines": ["scaffold/**/*", "scaffold/.*", "py.typed"],
         "convaudit.stages": ["py.typed"],
     },
 )
