@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..reports.build import build_nightly
+from ..reports.build import StageTime, build_nightly
 from ..stages.errors import StoreError
 from ..stages.verdicts.junit import junit
 from .config import Config
@@ -23,6 +23,8 @@ from .tracking import publish
 #: Where a run lies, who computed it, where it is told and how it is shown change nothing of what was audited.
 _NOT_AUDITED = ("run", "work", "cluster", "tracking", "report")
 _LONGEST_PARAM = 500
+#: Entry of timings.json that is no leaf.
+_TOTAL = "total"
 
 
 @dataclass(frozen=True)
@@ -69,15 +71,20 @@ def publish_run(run: Path, config: Config, date: str | None = None) -> Published
         When MLflow cannot be reached; both files are there all the same.
     """
     verdict = read_verdict(run)
-    timings = read_timings(run)
     git = git_state(run.resolve().parent)
     date = date or audit_date(run)
-    store = RunStore(run)
-    (run / "nightly.html").write_text(build_nightly(store, config.resolved, tonight(date, verdict, timings, git)))
-    (run / "junit.xml").write_text(junit(verdict))
+    _replace(run / "nightly.html", cover_page(run, verdict, git, date))
+    _replace(run / "junit.xml", junit(verdict))
     if not config.tracking.enabled:
         return None
-    return publish(run, describe(run, store, config, date), config.tracking)
+    return publish(run, describe(run, config, verdict, git, date), config.tracking)
+
+
+def _replace(path: Path, text: str) -> None:
+    # A file that DVC has linked into its cache must be replaced: writing into it would change the cache.
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
 
 def read_verdict(run: Path) -> dict[str, Any]:
@@ -98,7 +105,7 @@ def read_verdict(run: Path) -> dict[str, Any]:
 
 
 def read_timings(run: Path) -> dict[str, dict[str, Any]]:
-    """What each leaf took when it was last asked for; empty where everything came out of a cache."""
+    """What each leaf, and the whole run, took when last asked for; empty where everything came out of a cache."""
     path = run / "timings.json"
     return json.loads(path.read_text()) if path.is_file() else {}
 
@@ -124,22 +131,33 @@ def git_state(folder: Path) -> GitState | None:
         return None
 
 
-def tonight(
-    date: str, verdict: Mapping[str, Any], timings: Mapping[str, Mapping[str, Any]], git: GitState | None
-) -> dict[str, Any]:
-    """Everything the cover page says that the report must not."""
-    state = None if git is None else {"commit": git.commit, "branch": git.branch, "dirty": git.dirty}
-    return {"date": date, "verdict": dict(verdict), "timings": dict(timings), "git": state}
+def cover_page(run: Path, verdict: Mapping[str, Any], git: GitState | None, date: str) -> str:
+    """Tonight's page: what the report must not say, since it differs between two equal runs."""
+    total = read_timings(run).get(_TOTAL, {}).get("seconds")
+    state = {} if git is None else {"commit": git.commit, "branch": git.branch, "tracked changes": _yes(git.dirty)}
+    links = {name: name for name in ("report.html", "verdict.json", "junit.xml") if (run / name).is_file()}
+    facts = {"date": date} | ({} if total is None else {"whole run": f"{total:.1f} s"})
+    return build_nightly(verdict, stage_times(run), state, links, facts)
 
 
-def describe(run: Path, store: RunStore, config: Config, date: str) -> PublishRecord:
+def stage_times(run: Path) -> list[StageTime]:
+    """What each leaf took, as the cover page shows it; the leaves of one sweep share its time."""
+    rows = []
+    for leaf, timing in read_timings(run).items():
+        if leaf == _TOTAL:
+            continue
+        rate = timing.get("images_per_second")
+        images = None if rate is None else round(rate * timing["seconds"])
+        reused = bool(timing["from_cache"])
+        rows.append(StageTime(leaf, None if reused else timing["seconds"], images, "reused" if reused else "done"))
+    return rows
+
+
+def describe(run: Path, config: Config, verdict: Mapping[str, Any], git: GitState | None, date: str) -> PublishRecord:
     """Turn a finished run into what is published of it."""
-    subject, verdict, git = store.subject(), read_verdict(run), git_state(run.resolve().parent)
+    store = RunStore(run)
+    subject = store.subject()
     audited = {name: value for name, value in config.resolved.items() if name not in _NOT_AUDITED}
-    tags = {"audit.verdict": str(verdict["verdict"]), "mlflow.source.type": "JOB", "mlflow.source.name": "convaudit"}
-    if git is not None:
-        tags |= {"mlflow.source.git.commit": git.commit, "mlflow.source.git.branch": git.branch}
-        tags["audit.git_dirty"] = str(git.dirty).lower()
     model, data = config.resolved["model"], config.resolved["data"]
     kept = ("report.html", "nightly.html", "verdict.json", "junit.xml")
     return PublishRecord(
@@ -148,12 +166,24 @@ def describe(run: Path, store: RunStore, config: Config, date: str) -> PublishRe
         name=f"{_kind(data)} {date}",
         metrics=measured(store) | judged(verdict) | timed(read_timings(run)),
         params=headline_params(config.resolved, subject),
-        tags=tags,
+        tags=_tags(verdict, git),
         config=config.resolved,
         data=Input(_kind(data), subject["data"]["digest"], _source(data, ("path", "root", "name"))),
         model=Input(_kind(model), subject["model"]["digest"], _source(model, ("uri", "checkpoint", "name"))),
         artifacts=tuple(run / name for name in kept if (run / name).is_file()),
     )
+
+
+def _tags(verdict: Mapping[str, Any], git: GitState | None) -> dict[str, str]:
+    tags = {"audit.verdict": str(verdict["verdict"]), "mlflow.source.type": "JOB", "mlflow.source.name": "convaudit"}
+    if git is None:
+        return tags
+    commit = {"mlflow.source.git.commit": git.commit, "mlflow.source.git.branch": git.branch}
+    return tags | commit | {"audit.git_dirty": _yes(git.dirty)}
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
 
 
 def measured(store: RunStore) -> dict[str, float]:
@@ -183,7 +213,7 @@ def timed(timings: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for leaf, timing in timings.items():
         metrics[f"time/{leaf}_s"] = float(timing["seconds"])
-        rate = timing["images_per_second"]
+        rate = timing.get("images_per_second")
         if rate is not None and math.isfinite(rate):
             metrics[f"throughput/{leaf}_images_per_s"] = float(rate)
     return metrics
