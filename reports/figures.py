@@ -1,0 +1,404 @@
+"""Arrays to pictures: geometry for vector plots, bytes for raster images; knows neither the store nor HTML.
+
+Vector plots are plain geometry in user units that a template draws with the colours of the page, so that they follow
+dark mode, print and zoom. Nothing here depends on a clock, a font or a random number: equal arrays give equal bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+#: More points than this are drawn as pixels, since every vector point costs bytes and drawing time.
+VECTOR_POINTS = 5_000
+#: Sides up to this are stored without loss: lossy chroma smears pictures of a few pixels.
+_LOSSLESS_SIDE = 40
+_TRACE_COLUMNS = 120
+
+# Dark violet over red to pale yellow: ordered in lightness, so it also reads without colour vision.
+_WARM = np.array([(66, 10, 104), (147, 38, 103), (221, 81, 58), (252, 165, 10), (252, 255, 164)], float)
+_COOL = np.array([(8, 48, 107), (33, 113, 181), (107, 174, 214), (198, 219, 239), (235, 245, 255)], float)
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A labelled place on an axis, in user units of the plot."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One path; `role` names what it stands for and is its CSS class."""
+
+    role: str
+    d: str
+
+
+@dataclass(frozen=True)
+class Key:
+    """One line of a legend."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot ready to draw.
+
+    Parameters
+    ----------
+    width, height
+        Size in user units.
+    left, top, right, bottom
+        Edges of the area that holds the marks.
+    x_ticks, y_ticks
+        Labelled places; grid lines run through those of y.
+    x_label, y_label
+        What the axes show, with the unit.
+    marks
+        Paths, drawn in order.
+    legend
+        What the roles of the marks mean.
+    alt
+        The plot in one sentence, for those who cannot see it.
+    """
+
+    width: float
+    height: float
+    left: float
+    top: float
+    right: float
+    bottom: float
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    x_label: str
+    y_label: str
+    marks: tuple[Mark, ...]
+    legend: tuple[Key, ...]
+    alt: str
+
+
+def coordinate(value: float) -> str:
+    """Write a coordinate with one decimal, the shortest way."""
+    text = f"{value:.1f}".removesuffix(".0")
+    return "0" if text == "-0" else text
+
+
+def number(value: float | int | None) -> str:
+    """Write a number for people: four significant digits, thousands apart; NaN and None are "not measured"."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "not measured"
+    if isinstance(value, float) and math.isinf(value):
+        return "infinite" if value > 0 else "minus infinite"
+    if float(value).is_integer() and abs(value) < 1e15:
+        return f"{int(value):,}"
+    if abs(value) >= 1e4:
+        return f"{value:,.0f}"
+    if abs(value) < 1e-4:
+        return f"{value:.2e}"
+    decimals = max(0, 3 - math.floor(math.log10(abs(value)))) if abs(value) >= 1 else 4
+    return f"{value:.{min(decimals, 4)}f}"
+
+
+def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Choose round places between two values: steps of 1, 2 or 5 times a power of ten.
+
+    Parameters
+    ----------
+    low, high
+        Finite ends of the axis; equal ends give that one place.
+    count
+        About how many are wanted.
+    """
+    if not high > low:
+        return [low]
+    raw = (high - low) / max(1, count)
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(index * step, 12) for index in range(first, last + 1)]
+
+
+def _scale(low: float, high: float, start: float, stop: float) -> tuple[float, float]:
+    """Slope and offset of the line that takes [low, high] to [start, stop]."""
+    slope = (stop - start) / (high - low) if high > low else 0.0
+    return slope, (start + stop) / 2 if slope == 0 else start - slope * low
+
+
+def stacked_bars(
+    series: Mapping[str, Sequence[int]], edges: Sequence[float], x_label: str, y_label: str, alt: str, roles: Sequence[str]
+) -> Plot:
+    """Draw counts per bin, one series on top of the other.
+
+    Parameters
+    ----------
+    series
+        Counts by name, each of shape ``(bin,)``, from the bottom up.
+    edges
+        Edges of the bins, shape ``(bin + 1,)``, ascending.
+    roles
+        Role of each series.
+    """
+    left, top, right, bottom = 52.0, 8.0, 632.0, 168.0
+    total = np.sum([np.asarray(counts, float) for counts in series.values()], axis=0)
+    peak = max(1.0, float(total.max(initial=0)))
+    to_x = _scale(float(edges[0]), float(edges[-1]), left, right)
+    to_y = _scale(0.0, peak, bottom, top)
+    base, marks = np.zeros(len(total)), []
+    for role, counts in zip(roles, series.values(), strict=True):
+        marks.append(Mark(role, _bars(base, np.asarray(counts, float), edges, to_x, to_y)))
+        base = base + np.asarray(counts, float)
+    return Plot(
+        width=640,
+        height=210,
+        left=left,
+        top=top,
+        right=right,
+        bottom=bottom,
+        x_ticks=_ticks(float(edges[0]), float(edges[-1]), to_x, 6),
+        y_ticks=_ticks(0.0, peak, to_y, 4),
+        x_label=x_label,
+        y_label=y_label,
+        marks=tuple(marks),
+        legend=tuple(Key(role, name) for role, name in zip(roles, series, strict=True)),
+        alt=alt,
+    )
+
+
+def _bars(
+    base: np.ndarray, counts: np.ndarray, edges: Sequence[float], to_x: tuple[float, float], to_y: tuple[float, float]
+) -> str:
+    parts = []
+    for index, count in enumerate(counts):
+        if count <= 0:
+            continue
+        x0 = to_x[0] * edges[index] + to_x[1] + 0.5
+        x1 = to_x[0] * edges[index + 1] + to_x[1] - 0.5
+        y0, y1 = (to_y[0] * value + to_y[1] for value in (base[index], base[index] + count))
+        parts.append(f"M{coordinate(x0)} {coordinate(y0)}V{coordinate(y1)}H{coordinate(x1)}V{coordinate(y0)}z")
+    return "".join(parts)
+
+
+def _ticks(low: float, high: float, to: tuple[float, float], count: int) -> tuple[Tick, ...]:
+    return tuple(Tick(round(to[0] * value + to[1], 1), number(value)) for value in nice_ticks(low, high, count))
+
+
+def lines(series: Mapping[str, np.ndarray], x_label: str, y_label: str, alt: str, roles: Sequence[str]) -> Plot:
+    """Draw values over 1, 2, 3, ...; gaps where they are NaN.
+
+    Parameters
+    ----------
+    series
+        Values by name, each of shape ``(step,)``.
+    roles
+        Role of each series.
+    """
+    left, top, right, bottom = 62.0, 8.0, 632.0, 168.0
+    values = np.concatenate([np.asarray(value, float) for value in series.values()])
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    low = min(low, 0.0) if low < 0.5 * high else low
+    steps = max(len(value) for value in series.values())
+    to_x, to_y = _scale(1.0, float(steps), left + 6, right - 6), _scale(low, high, bottom - 4, top + 4)
+    marks = [
+        Mark(f"{role} line", _polyline(np.arange(1, len(value) + 1) * to_x[0] + to_x[1], value * to_y[0] + to_y[1]))
+        for role, value in zip(roles, (np.asarray(value, float) for value in series.values()), strict=True)
+    ]
+    return Plot(
+        width=640,
+        height=210,
+        left=left,
+        top=top,
+        right=right,
+        bottom=bottom,
+        x_ticks=tuple(tick for tick in _ticks(1.0, float(steps), to_x, 6) if "." not in tick.text),
+        y_ticks=_ticks(low, high, to_y, 4),
+        x_label=x_label,
+        y_label=y_label,
+        marks=tuple(marks),
+        legend=tuple(Key(role, name) for role, name in zip(roles, series, strict=True)),
+        alt=alt,
+    )
+
+
+def _polyline(x: np.ndarray, y: np.ndarray) -> str:
+    parts, pen = [], "M"
+    for px, py in zip(x, y, strict=True):
+        if not np.isfinite(py):
+            pen = "M"
+            continue
+        parts.append(f"{pen}{coordinate(px)} {coordinate(py)}")
+        pen = "L"
+    return "".join(parts)
+
+
+def traces(signal: np.ndarray, width: float, height: float) -> tuple[str, ...]:
+    """Draw a signal, one path per channel, all on one scale.
+
+    Parameters
+    ----------
+    signal
+        Shape ``(channel, time)``, in input units. Longer than the picture has columns, it is drawn by the least and
+        greatest value of each column, so that no spike is lost.
+    width, height
+        Size of the picture in user units.
+    """
+    values = np.asarray(signal, float)
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return tuple("" for _ in values)
+    to_y = _scale(float(finite.min()), float(finite.max()), height - 3, 3)
+    return tuple(_polyline(*_envelope(row * to_y[0] + to_y[1], width)) for row in values)
+
+
+def _envelope(y: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
+    if len(y) <= 2 * _TRACE_COLUMNS:
+        return np.linspace(0, width, len(y)), y
+    edges = np.linspace(0, len(y), _TRACE_COLUMNS + 1).astype(int)
+    columns = [y[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    low_high = np.array([(np.min(column), np.max(column)) for column in columns])
+    return np.repeat(np.linspace(0, width, _TRACE_COLUMNS), 2), low_high.ravel()
+
+
+def dots(points: np.ndarray) -> str:
+    """Draw points as zero-length strokes, the shortest path there is for a round dot.
+
+    Parameters
+    ----------
+    points
+        Shape ``(point, 2)`` in user units.
+    """
+    return "".join(f"M{coordinate(x)} {coordinate(y)}h0" for x, y in points)
+
+
+def crosses(points: np.ndarray, arm: float = 2.2) -> str:
+    """Draw points as diagonal crosses of half-width `arm`."""
+    side, back = coordinate(2 * arm), coordinate(-2 * arm)
+    return "".join(
+        f"M{coordinate(x - arm)} {coordinate(y - arm)}l{side} {side}m0 {back}l{back} {side}" for x, y in points
+    )
+
+
+def spark(counts: np.ndarray, width: float = 80, height: float = 18) -> str:
+    """Draw counts as a row of small bars that fills ``width`` by ``height``."""
+    counts = np.asarray(counts, float)
+    peak = max(1.0, float(counts.max(initial=0)))
+    step = width / max(1, len(counts))
+    return "".join(
+        f"M{coordinate(index * step + 0.5)} {coordinate(height)}"
+        f"v{coordinate(-max(1.0, height * count / peak))}h{coordinate(step - 1)}V{coordinate(height)}z"
+        for index, count in enumerate(counts)
+        if count > 0
+    )
+
+
+def encode_image(pixels: np.ndarray) -> tuple[str, bytes]:
+    """Encode an image for a web page.
+
+    Parameters
+    ----------
+    pixels
+        Shape ``(channel, y, x)``, uint8; one channel is grey, three are colours, of any other number the first is shown.
+
+    Returns
+    -------
+    tuple
+        Media type and bytes: the smaller of PNG and lossless WebP for small pictures, else WebP of quality 80.
+    """
+    grey = pixels.shape[0] != 3
+    image = Image.fromarray(np.ascontiguousarray(pixels[0] if grey else np.moveaxis(pixels, 0, -1)))
+    if max(image.size) > _LOSSLESS_SIDE:
+        return "image/webp", _save(image.convert("RGB"), "WEBP", quality=80, method=6)
+    exact = _save(image.convert("RGB"), "WEBP", lossless=True, quality=100, method=6)
+    png = _save(image, "PNG", optimize=True)
+    return ("image/png", png) if len(png) <= len(exact) else ("image/webp", exact)
+
+
+def encode_heatmap(heatmap: np.ndarray) -> bytes:
+    """Encode a heatmap at its own resolution, to be laid over its image: the stronger, the less transparent.
+
+    Parameters
+    ----------
+    heatmap
+        Shape ``(y, x)`` or ``(time,)``; any unit, since it is scaled to its own largest absolute value. Positive
+        values are warm, negative ones blue. All zero or not finite is fully transparent.
+
+    Returns
+    -------
+    bytes
+        PNG with an alpha channel.
+    """
+    values = np.atleast_2d(np.asarray(heatmap, float))
+    values = np.where(np.isfinite(values), values, 0.0)
+    strength = np.abs(values) / (np.abs(values).max() or 1.0)
+    place = strength * (len(_WARM) - 1)
+    colours = np.where((values >= 0)[..., None], _ramp(_WARM, place), _ramp(_COOL, place))
+    alpha = 0.8 * np.sqrt(strength) * (strength > 0)
+    pixels = np.concatenate([colours, 255 * alpha[..., None]], axis=-1)
+    return _save(Image.fromarray(np.rint(pixels).astype(np.uint8), "RGBA"), "PNG", optimize=True)
+
+
+def encode_matrix(matrix: np.ndarray) -> bytes:
+    """Encode a matrix with one pixel per cell, light where it is small, dark where it is large.
+
+    Parameters
+    ----------
+    matrix
+        Shape ``(row, column)``, from 0 to 1; NaN is transparent.
+    """
+    values = np.asarray(matrix, float)
+    known = np.isfinite(values)
+    place = np.clip(np.where(known, values, 0.0), 0, 1) ** 0.5 * (len(_COOL) - 1)
+    pixels = np.concatenate([_ramp(_COOL[::-1], place), 255.0 * known[..., None]], axis=-1)
+    return _save(Image.fromarray(np.rint(pixels).astype(np.uint8), "RGBA"), "PNG", optimize=True)
+
+
+def encode_dots(points: np.ndarray, size: tuple[int, int], colour: tuple[int, int, int], radius: int = 1) -> bytes:
+    """Encode points as pixels on a transparent ground.
+
+    Parameters
+    ----------
+    points
+        Shape ``(point, 2)`` in pixels; those outside are clipped to the edge.
+    size
+        Width and height in pixels.
+    colour
+        Red, green and blue, 0 to 255.
+    radius
+        Half side of the square that each point paints.
+    """
+    alpha = np.zeros((size[1], size[0]), np.uint8)
+    centre = np.rint(points).astype(int)
+    for dy in range(-radius, radius + 1):
+        for dx in range(-radius, radius + 1):
+            x = np.clip(centre[:, 0] + dx, 0, size[0] - 1)
+            alpha[np.clip(centre[:, 1] + dy, 0, size[1] - 1), x] = 1
+    image = Image.fromarray(alpha, "P")
+    image.putpalette([*colour, *colour])
+    return _save(image, "PNG", optimize=True, transparency=0)
+
+
+def data_uri(kind: str, payload: bytes) -> str:
+    """Put bytes into an address, so that a page needs no other file."""
+    return f"data:{kind};base64,{base64.b64encode(payload).decode('ascii')}"
+
+
+def _ramp(colours: np.ndarray, place: np.ndarray) -> np.ndarray:
+    low = np.clip(np.floor(place).astype(int), 0, len(colours) - 2)
+    part = (place - low)[..., None]
+    return colours[low] * (1 - part) + colours[low + 1] * part
+
+
+def _save(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()

@@ -1,0 +1,120 @@
+"""How often the channels of each layer fire, and on what the strongest do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import figures
+from ..album import Album, Gallery
+from ..material import Material
+
+TITLE = "Activations"
+QUESTION = "Do all channels take part, and what excites the strongest?"
+_BINS = 16
+_CHANNELS, _IMAGES = 5, 4
+
+
+@dataclass(frozen=True)
+class ActivationLayer:
+    """One layer over all images.
+
+    Parameters
+    ----------
+    layer, channels
+        Its name and how many channels it has.
+    silent
+        Channels that fired for no image.
+    rate_low, rate_middle, rate_high
+        Smallest, median and largest share of images for which a channel fires.
+    low, high
+        Smallest and largest activation.
+    spark
+        Path of the histogram of rates over channels, from 0 to 1.
+    spark_alt
+        The same in words.
+    """
+
+    layer: str
+    channels: int
+    silent: int
+    rate_low: float
+    rate_middle: float
+    rate_high: float
+    low: float
+    high: float
+    spark: str
+    spark_alt: str
+
+
+@dataclass(frozen=True)
+class TopChannel:
+    """A channel and the images that excite it most."""
+
+    layer: str
+    channel: int
+    gallery: Gallery
+
+
+@dataclass(frozen=True)
+class ActivationsView:
+    """Every layer in the order of the forward pass, and the strongest channels of the deepest."""
+
+    layers: tuple[ActivationLayer, ...]
+    hidden: int
+    tops: tuple[TopChannel, ...]
+
+
+def view(material: Material, album: Album) -> ActivationsView:
+    """Gather what the section shows."""
+    names = material.layers_of("activations", "rate")
+    shown = names[: material.limits.rows]
+    return ActivationsView(
+        layers=tuple(_layer(material, name) for name in shown),
+        hidden=len(names) - len(shown),
+        tops=_tops(material, album, names),
+    )
+
+
+def _layer(material: Material, name: str) -> ActivationLayer:
+    rate = material.array(f"activations/{name}/rate")
+    fired = material.array(f"activations/{name}/fired")
+    known = rate[np.isfinite(rate)]
+    counts = np.histogram(known, _BINS, (0, 1))[0]
+    low, middle, high = np.quantile(known, (0, 0.5, 1)) if known.size else (np.nan, np.nan, np.nan)
+    often = int(np.sum(known > 0.5))
+    return ActivationLayer(
+        layer=name,
+        channels=len(rate),
+        silent=int(np.sum(fired == 0)),
+        rate_low=float(low),
+        rate_middle=float(middle),
+        rate_high=float(high),
+        low=_extreme(material.array(f"activations/{name}/min"), np.min),
+        high=_extreme(material.array(f"activations/{name}/max"), np.max),
+        spark=figures.spark(counts),
+        spark_alt=f"{often} of {len(rate)} channels fire for more than half of the images",
+    )
+
+
+def _extreme(values: np.ndarray, pick: object) -> float:
+    known = values[np.isfinite(values)]
+    return float(pick(known)) if known.size and callable(pick) else float("nan")
+
+
+def _tops(material: Material, album: Album, names: tuple[str, ...]) -> tuple[TopChannel, ...]:
+    if not names:
+        return ()
+    layer = names[-1]
+    values = material.array(f"activations/{layer}/top_value")
+    images = material.array(f"activations/{layer}/top_image")
+    strength = np.where(np.isfinite(values[:, 0]), values[:, 0], -np.inf)
+    tops = []
+    for channel in np.lexsort((np.arange(len(strength)), -strength))[:_CHANNELS]:
+        ranks = [rank for rank in range(min(_IMAGES, images.shape[1])) if images[channel, rank] >= 0]
+        notes = {int(images[channel, rank]): f"activation {figures.number(float(values[channel, rank]))}" for rank in ranks}
+        gallery = album.gallery("activations", [images[channel, rank] for rank in ranks], heat=0, notes=notes)
+        if gallery.items:
+            tops.append(TopChannel(layer, int(channel), gallery))
+    return tuple(tops)

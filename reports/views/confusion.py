@@ -1,0 +1,190 @@
+"""Which classes are taken for which."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import figures
+from ..album import Album, Gallery
+from ..material import Material
+
+TITLE = "Confusion"
+QUESTION = "Which classes are taken for which?"
+_TABLE_CLASSES = 24
+_PAIRS, _EXAMPLES = 5, 6
+_LEVELS = 5
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Images of one label that got one prediction; `level` shades the cell, "right" stands for the diagonal."""
+
+    n: int
+    level: str
+
+
+@dataclass(frozen=True)
+class MatrixRow:
+    """One label."""
+
+    name: str
+    n: int
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """How one class fares.
+
+    Parameters
+    ----------
+    name, n
+        The class and how many images carry it as label.
+    recall, low, high
+        Share of them that is recognised, with 95 % Wilson bounds; NaN without images.
+    precision, n_predicted
+        Share of right ones among the images that are predicted to be it; NaN where there is none.
+    bar, bar_low, bar_width
+        Recall and its bounds in percent, as geometry.
+    """
+
+    name: str
+    n: int
+    recall: float
+    low: float
+    high: float
+    precision: float
+    n_predicted: int
+    bar: float
+    bar_low: float
+    bar_width: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Images of one label that are all taken for the same other class."""
+
+    label: str
+    prediction: str
+    n: int
+    share: float
+    gallery: Gallery
+
+
+@dataclass(frozen=True)
+class ConfusionView:
+    """The matrix as a table or, with many classes, as a picture; classes from the worst; pairs with examples."""
+
+    class_names: tuple[str, ...]
+    rows: tuple[MatrixRow, ...]
+    picture: str
+    picture_alt: str
+    classes: tuple[ClassRow, ...]
+    classes_hidden: int
+    pairs: tuple[Pair, ...]
+    pairs_hidden: int
+
+
+def view(material: Material, album: Album) -> ConfusionView:
+    """Gather what the section shows."""
+    matrix = material.array("confusion/matrix").astype(int)
+    names = tuple(material.class_name(position) for position in range(len(matrix)))
+    small = len(names) <= _TABLE_CLASSES
+    picture = "" if small else figures.data_uri("image/png", figures.encode_matrix(_shares(matrix)))
+    album.spend("confusion", len(picture))
+    classes = sorted(_classes(matrix, names), key=lambda row: (math.isnan(row.recall), row.recall, row.name))
+    pairs, hidden = _pairs(material, album, matrix)
+    return ConfusionView(
+        class_names=names,
+        rows=_table(matrix, names) if small else (),
+        picture=picture,
+        picture_alt=f"Confusion matrix of {len(names)} classes: one row per label, one column per prediction",
+        classes=tuple(classes[: material.limits.rows]),
+        classes_hidden=max(0, len(classes) - material.limits.rows),
+        pairs=pairs,
+        pairs_hidden=hidden,
+    )
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """Bounds of a share with 95 % confidence by Wilson's score method; NaN where `n` is 0.
+
+    References
+    ----------
+    Wilson (1927), Probable inference, the law of succession, and statistical inference.
+    """
+    if n == 0:
+        return math.nan, math.nan
+    z = 1.959963984540054
+    share = successes / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _shares(matrix: np.ndarray) -> np.ndarray:
+    total = matrix.sum(axis=1, keepdims=True).astype(float)
+    return np.divide(matrix, total, out=np.full(matrix.shape, np.nan), where=total > 0)
+
+
+def _table(matrix: np.ndarray, names: tuple[str, ...]) -> tuple[MatrixRow, ...]:
+    wrong = matrix.copy()
+    np.fill_diagonal(wrong, 0)
+    peak = max(1, int(wrong.max(initial=0)))
+    rows = []
+    for label, name in enumerate(names):
+        cells = tuple(
+            Cell(int(n), "right" if label == prediction else _level(int(n), peak))
+            for prediction, n in enumerate(matrix[label])
+        )
+        rows.append(MatrixRow(name, int(matrix[label].sum()), cells))
+    return tuple(rows)
+
+
+def _level(n: int, peak: int) -> str:
+    return str(math.ceil(_LEVELS * n / peak)) if n else "0"
+
+
+def _classes(matrix: np.ndarray, names: tuple[str, ...]) -> list[ClassRow]:
+    rows = []
+    for label, name in enumerate(names):
+        hits, n, n_predicted = (int(value) for value in (matrix[label, label], matrix[label].sum(), matrix[:, label].sum()))
+        low, high = wilson(hits, n)
+        rows.append(
+            ClassRow(
+                name=name,
+                n=n,
+                recall=hits / n if n else math.nan,
+                low=low,
+                high=high,
+                precision=hits / n_predicted if n_predicted else math.nan,
+                n_predicted=n_predicted,
+                bar=round(100 * hits / n, 1) if n else 0.0,
+                bar_low=round(100 * low, 1) if n else 0.0,
+                bar_width=round(100 * (high - low), 1) if n else 0.0,
+            )
+        )
+    return rows
+
+
+def _pairs(material: Material, album: Album, matrix: np.ndarray) -> tuple[tuple[Pair, ...], int]:
+    pairs = [
+        (int(label), int(prediction), int(n))
+        for (label, prediction), n in zip(
+            material.array("confusion/pair"), material.array("confusion/pair_count"), strict=True
+        )
+        if label >= 0 and n > 0
+    ]
+    shown = []
+    wrong = material.wrong
+    for label, prediction, n in pairs[:_PAIRS]:
+        predicted = material.predicted
+        mask = np.empty(0, int) if predicted is None else (material.labels[wrong] == label) & (predicted[wrong] == prediction)
+        gallery = album.gallery("confusion", wrong[mask] if predicted is not None else (), limit=_EXAMPLES)
+        total = int(matrix[label].sum())
+        share = n / total if total else math.nan
+        shown.append(Pair(material.class_name(label), material.class_name(prediction), n, share, gallery))
+    return tuple(shown), len(pairs) - len(shown)

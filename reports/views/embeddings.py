@@ -1,0 +1,165 @@
+"""Where the images lie in the space of the features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import figures
+from ..album import Album
+from ..material import Material
+
+TITLE = "Embeddings"
+QUESTION = "Do the classes form groups in the space of the features, and where are the errors?"
+WIDTH, HEIGHT = 200, 160
+_PANELS = 12
+_GREY, _BLUE, _RED = (148, 156, 166), (52, 120, 190), (208, 86, 20)
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Points drawn as a path, or as pixels where there are too many."""
+
+    role: str
+    d: str = ""
+    href: str = ""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One class before all the others."""
+
+    name: str
+    n: int
+    n_wrong: int
+    clouds: tuple[Cloud, ...]
+    alt: str
+
+
+@dataclass(frozen=True)
+class Component:
+    """Share of the variance that one component explains, and the total up to it; both 0 to 1."""
+
+    name: str
+    share: float
+    total: float
+    bar: float
+
+
+@dataclass(frozen=True)
+class EmbeddingMap:
+    """One embedding: its map by class and its components."""
+
+    leaf: str
+    everything: Cloud
+    panels: tuple[Panel, ...]
+    hidden: int
+    n: int
+    raster: bool
+    components: tuple[Component, ...]
+
+
+@dataclass(frozen=True)
+class EmbeddingsView:
+    """Every embedding that was made."""
+
+    width: int
+    height: int
+    maps: tuple[EmbeddingMap, ...]
+    over_budget: tuple[str, ...]
+
+
+def view(material: Material, album: Album) -> EmbeddingsView:
+    """Gather what the section shows."""
+    maps, over = [], []
+    for leaf in material.leaves("embeddings"):
+        if material.has(leaf) and f"{leaf}/coordinate" in material.store.arrays(leaf):
+            drawn = _map(material, leaf)
+            if album.spend("embeddings", _size(drawn)):
+                maps.append(drawn)
+            else:
+                over.append(leaf)
+    return EmbeddingsView(WIDTH, HEIGHT, tuple(maps), tuple(over))
+
+
+def _size(drawn: EmbeddingMap) -> int:
+    clouds = [drawn.everything, *(cloud for panel in drawn.panels for cloud in panel.clouds)]
+    return sum(len(cloud.d) + len(cloud.href) + 200 for cloud in clouds)
+
+
+def _map(material: Material, leaf: str) -> EmbeddingMap:
+    coordinates = material.array(f"{leaf}/coordinate").astype(float)
+    if coordinates.shape[1] == 1:
+        coordinates = np.concatenate([coordinates, np.zeros_like(coordinates)], axis=1)
+    known = np.flatnonzero(np.isfinite(coordinates[:, :2]).all(axis=1))
+    points = _fit(coordinates[known, :2])
+    raster = len(known) > figures.VECTOR_POINTS
+    order = _classes(material, known)
+    panels = tuple(_panel(material, known, points, label, raster) for label in order[:_PANELS])
+    return EmbeddingMap(
+        leaf=leaf,
+        everything=_cloud("other", points, raster, _GREY),
+        panels=panels,
+        hidden=len(order) - len(panels),
+        n=len(known),
+        raster=raster,
+        components=_components(material, leaf),
+    )
+
+
+def _fit(points: np.ndarray) -> np.ndarray:
+    """Scale both axes by the same factor into the panel, y upwards."""
+    if not len(points):
+        return points
+    low, high = points.min(axis=0), points.max(axis=0)
+    span = np.maximum(high - low, 1e-12)
+    factor = min((WIDTH - 12) / span[0], (HEIGHT - 12) / span[1])
+    centred = (points - (low + high) / 2) * factor
+    return np.stack([WIDTH / 2 + centred[:, 0], HEIGHT / 2 - centred[:, 1]], axis=1)
+
+
+def _classes(material: Material, known: np.ndarray) -> list[int]:
+    """Classes that occur: by position, or by number of errors where there are more than panels."""
+    labels = sorted({int(label) for label in material.labels[known] if label >= 0})
+    if len(labels) <= _PANELS:
+        return labels
+    errors = np.bincount(material.labels[material.wrong], minlength=max(labels) + 1)
+    return sorted(labels, key=lambda label: (-errors[label], label))
+
+
+def _cloud(role: str, points: np.ndarray, raster: bool, colour: tuple[int, int, int]) -> Cloud:
+    if not raster:
+        return Cloud(role, d=figures.crosses(points) if role == "wrong" else figures.dots(points))
+    pixels = figures.encode_dots(points * 2, (WIDTH * 2, HEIGHT * 2), colour, radius=1)
+    return Cloud(role, href=figures.data_uri("image/png", pixels))
+
+
+def _panel(material: Material, known: np.ndarray, points: np.ndarray, label: int, raster: bool) -> Panel:
+    own = material.labels[known] == label
+    wrong = own & np.isin(known, material.wrong)
+    name = material.class_name(label)
+    return Panel(
+        name=name,
+        n=int(own.sum()),
+        n_wrong=int(wrong.sum()),
+        clouds=(
+            _cloud("right", points[own & ~wrong], raster, _BLUE),
+            _cloud("wrong", points[wrong], raster, _RED),
+        ),
+        alt=f"Map of {int(own.sum())} images of class {name}, {int(wrong.sum())} of them misclassified",
+    )
+
+
+def _components(material: Material, leaf: str) -> tuple[Component, ...]:
+    if f"{leaf}/explained" not in material.store.arrays(leaf):
+        return ()
+    shares = material.array(f"{leaf}/explained").astype(float)
+    totals = np.cumsum(shares)
+    peak = float(np.nanmax(shares)) if np.isfinite(shares).any() else 1.0
+    rows = [
+        Component(str(place + 1), float(share), float(totals[place]), round(100 * float(share) / (peak or 1.0), 1))
+        for place, share in enumerate(shares)
+        if np.isfinite(share)
+    ]
+    return tuple(rows[:10])

@@ -1,0 +1,96 @@
+"""The verdict and the gates that made it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .. import figures
+from ..material import Material
+
+TITLE = "Verdict"
+QUESTION = "May this model be used?"
+_ORDER = ("ERROR", "FAIL", "WARN", "PASS")
+_MEANING = {
+    "PASS": "Every gate is met.",
+    "WARN": "No gate that blocks is missed, but something wants a look.",
+    "FAIL": "At least one gate is missed.",
+    "ERROR": "At least one gate could not be judged; that is never a pass.",
+    "NOT JUDGED": "No gates were asked for.",
+}
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One gate as a row of text; `status` is PASS, WARN, FAIL or ERROR."""
+
+    name: str
+    level: str
+    status: str
+    measurement: str
+    measured: str
+    interval: str
+    n: str
+    limit: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class VerdictView:
+    """The verdict in one word and one sentence, and its gates, worst first."""
+
+    word: str
+    meaning: str
+    gates: tuple[Gate, ...]
+    counts: tuple[tuple[str, int], ...]
+
+
+def view(material: Material) -> VerdictView:
+    """Read the verdict from the store; a failed judgement is ERROR, one that nobody asked for says so."""
+    reason = next((material.store.failure(leaf) for leaf in material.leaves("verdicts")), None)
+    if reason is not None:
+        return VerdictView("ERROR", f"The verdict itself failed: {reason}", (), ())
+    if not material.has("verdicts"):
+        return VerdictView("NOT JUDGED", _MEANING["NOT JUDGED"], (), ())
+    return from_notes(material.notes("verdicts"))
+
+
+def from_notes(notes: Mapping[str, Any]) -> VerdictView:
+    """Turn what the verdicts stage noted into rows of text.
+
+    Parameters
+    ----------
+    notes
+        ``verdict`` and ``gates``, as the stage wrote them.
+    """
+    gates = [_gate(row) for row in notes.get("gates", ())]
+    gates.sort(key=lambda gate: (_ORDER.index(gate.status), gate.name))
+    word = str(notes.get("verdict", "ERROR"))
+    if word not in _ORDER:
+        word = "ERROR"
+    counts = tuple((status, sum(gate.status == status for gate in gates)) for status in _ORDER)
+    return VerdictView(word, _MEANING[word], tuple(gates), tuple((status, n) for status, n in counts if n))
+
+
+def _gate(row: Mapping[str, Any]) -> Gate:
+    low, high = row.get("low"), row.get("high")
+    unit = row.get("unit") or "1"
+    status = str(row.get("status", "ERROR"))
+    return Gate(
+        name=str(row.get("name", "")),
+        level=str(row.get("level", "")),
+        status=status if status in _ORDER else "ERROR",
+        measurement=str(row.get("measurement", "")),
+        measured=figures.number(row.get("value")) + ("" if unit == "1" or row.get("value") is None else f" {unit}"),
+        interval="" if low is None or high is None else f"{figures.number(low)} to {figures.number(high)}",
+        n="" if row.get("n") is None else figures.number(row["n"]),
+        limit=_limit(row.get("limit")),
+        reason=str(row.get("reason") or ""),
+    )
+
+
+def _limit(limit: Any) -> str:
+    if isinstance(limit, (int, float)) and not isinstance(limit, bool):
+        return figures.number(limit)
+    return "" if limit is None else str(limit)
