@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -66,7 +67,7 @@ def as_planes(activation: Float[Tensor, "image channel *space"]) -> Float[Tensor
     """View a layer's output with two spatial axes: lines, and steps along a line (all but the first spatial axis)."""
     image, channel = activation.shape[:2]
     lines = activation.shape[2] if activation.ndim > 2 else 1
-    return activation.reshape(image, channel, lines, -1)
+    return activation.reshape(image, channel, lines, math.prod(activation.shape[3:]))
 
 
 def line_maxima(planes: Float[Tensor, "image channel line step"]) -> Float[Tensor, "image line channel"]:
@@ -96,8 +97,6 @@ def moments(
     # The statistics kernel of batch norm runs over memory in order for both layouts; var_mean is 25 times slower on
     # channels that lie last. Image by image, because it adds up in the tensor's own precision.
     pairs = [torch.batch_norm_update_stats(image, None, None, 0.0) for image in planes.split(1)]
-    if not pairs:
-        return planes.new_zeros(planes.shape[:2]), planes.new_zeros(planes.shape[:2])
     return torch.stack([pair[0] for pair in pairs]), torch.stack([pair[1] for pair in pairs])
 
 
@@ -113,8 +112,7 @@ def mean_magnitude(
         return mean
     # One image at a time through one buffer stays in the cache; a whole batch of absolute values does not.
     buffer = torch.empty_like(planes[:1])
-    rows = [torch.abs(image, out=buffer).mean(dim=(2, 3)) for image in planes.split(1)]
-    return torch.cat(rows) if rows else planes.new_zeros(planes.shape[:2])
+    return torch.cat([torch.abs(image, out=buffer).mean(dim=(2, 3)) for image in planes.split(1)])
 
 
 def share_at(planes: Float[Tensor, "image channel line step"], upper: float) -> Float[Tensor, "image channel"]:
@@ -122,8 +120,7 @@ def share_at(planes: Float[Tensor, "image channel line step"], upper: float) -> 
     if planes.device.type != "cpu":
         return (planes >= upper).float().mean(dim=(2, 3))
     buffer = torch.empty_like(planes[:1])
-    rows = [torch.ge(image, upper, out=buffer).mean(dim=(2, 3)) for image in planes.split(1)]
-    return torch.cat(rows) if rows else planes.new_zeros(planes.shape[:2])
+    return torch.cat([torch.ge(image, upper, out=buffer).mean(dim=(2, 3)) for image in planes.split(1)])
 
 
 def entrants(peak: Float[Tensor, "image channel"], valid: Tensor, top: int) -> Int[Tensor, "rank channel"]:

@@ -32,7 +32,9 @@ def summarise(
     wide = [array.astype(np.float64) for array in (mean, variance, mean_abs, saturated)]
     each_mean, each_variance, each_abs, each_saturated = wide
     total = np.zeros(channel) if n == 0 else each_mean.mean(axis=0)
-    spread = np.zeros(channel) if n == 0 else (each_variance + (each_mean - total) ** 2).mean(axis=0)
+    # An infinite activation makes NaN here, and the stage makes a finding of it.
+    with np.errstate(invalid="ignore"):
+        spread = np.zeros(channel) if n == 0 else (each_variance + (each_mean - total) ** 2).mean(axis=0)
     return {
         "n": np.asarray(n, np.int64),
         "fired": (peak > 0).sum(axis=0, dtype=np.int64),
@@ -62,7 +64,8 @@ def merge(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> 
         whole = first if first["n"] else second
         return {key: whole[key] for key in _STATISTICS}
     left, right = first["n"] / n, second["n"] / n
-    shift = second["mean"] - first["mean"]
+    with np.errstate(invalid="ignore"):
+        shift = second["mean"] - first["mean"]
     return {
         "n": np.asarray(n, np.int64),
         "fired": first["fired"] + second["fired"],
