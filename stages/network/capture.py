@@ -166,7 +166,8 @@ class _Watcher:
         for name, module in modules.items():
             if self.mode is not None:
                 self.handles.append(module.register_forward_pre_hook(self._entering(name)))
-                self.handles.append(module.register_forward_hook(self._leaving(name)))
+                # Also when the module raises: the model may catch the error and go on.
+                self.handles.append(module.register_forward_hook(self._leaving(), always_call=True))
             if name in inputs and (self.wanted is not None or isinstance(module, nn.Linear)):
                 self.handles.append(module.register_forward_pre_hook(self._input_hook(name), with_kwargs=True))
             if name in outputs:
@@ -201,11 +202,9 @@ class _Watcher:
 
         return hook
 
-    def _leaving(self, name: str) -> Callable[..., None]:
+    def _leaving(self) -> Callable[..., None]:
         def hook(_module: nn.Module, _args: Any, _output: Any) -> None:
-            # A module that raised, and whose error the model caught, never left.
-            while self.inside and self.inside.pop()[0] != name:
-                pass
+            self.inside.pop()
 
         return hook
 
