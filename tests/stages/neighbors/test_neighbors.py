@@ -41,9 +41,7 @@ def test_agreement_by_hand():
 
 def test_triangle_by_hand():
     head = np.array([0, 0, 1, 1, 1, 0, -1])
-    sides = triangle(
-        np.array([0, 0, 0, 0, 0, -1, 0]), np.array([0, 0, 1, 1, 1, 0, -1]), np.array([0, 1, 0, 1, 2, 0, 0])
-    )
+    sides = triangle(np.array([0, 0, 0, 0, 0, -1, 0]), head, np.array([0, 1, 0, 1, 2, 0, 0]))
     assert sides.judged.tolist() == [True] * 5 + [False] * 2
     for position, side in enumerate(("both_right", "head_only", "neighbors_only", "suspect", "hard")):
         assert np.flatnonzero(getattr(sides, side)).tolist() == [position]
