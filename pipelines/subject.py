@@ -71,14 +71,19 @@ def examine(config: Config, model: ResolvedModel) -> Audited:
         "class_names": list(class_names),
         "axes": list(index.axes),
         "input_shape": list(index.input_shape),
-        "mean": [float(value) for value in config.data.preprocessing.mean],
-        "std": [float(value) for value in config.data.preprocessing.std],
+        "mean": list(index.mean),
+        "std": list(index.std),
         "layers": [asdict(layer) | {"shape": list(layer.shape)} for layer in layers],
         "seed": config.seed,
         "shard": config.numerics.shard,
         "batch": config.numerics.batch,
         "model": dict(model.description) | {"digest": model.digest},
-        "data": {"digest": digest(index.table), "n": len(index.table), "settings": _data_settings(config)},
+        "data": {
+            "digest": digest(index.table),
+            "n": len(index.table),
+            "settings": _data_settings(config),
+            "notes": dict(index.notes),
+        },
         "numerics": config.numerics.key(),
     }
     return from_facts(facts, index.table)

@@ -27,7 +27,6 @@ def load_digits_split() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         Shape ``(image,)``, int64 in 0..9.
     is_test
         Shape ``(image,)``, bool; 30 % of every class, drawn with seed 0.
-
     """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split

@@ -1,0 +1,44 @@
+"""Images that lie in files of their own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ...stages.errors import ImageError
+from .decode import decode, read_bytes
+from .preprocessing import Preprocessing
+from .source import Reader
+
+
+class FileReader(Reader):
+    """Reads one file per image.
+
+    Parameters
+    ----------
+    root
+        Folder that keys start at.
+    keys
+        Path of each image below it, in POSIX form.
+    preprocessing
+        How an image becomes network input.
+    """
+
+    def __init__(self, root: Path, keys: Sequence[str], preprocessing: Preprocessing) -> None:
+        self._root = root
+        self._keys = list(keys)
+        self._preprocessing = preprocessing
+
+    def read(self, position: int) -> np.ndarray:
+        """Decode the file."""
+        return decode(read_bytes(self._root / self._keys[position]), self._preprocessing)
+
+    def content(self, position: int) -> str:
+        """Hash the file's bytes, whether or not they are an image."""
+        try:
+            return hashlib.sha256(read_bytes(self._root / self._keys[position])).hexdigest()
+        except ImageError as error:
+            return hashlib.sha256(b"").hexdigest() if error.code == "empty" else ""
