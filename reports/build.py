@@ -147,7 +147,9 @@ def build_nightly(
         total=_seconds(sum(row.seconds or 0.0 for row in timings)),
         git=tuple(git.items()),
         facts=tuple((facts or {}).items()),
-        links=tuple(_Link(text, href if urlsplit(href).scheme in _LINK_SCHEMES else "") for text, href in links.items()),
+        links=tuple(
+            _Link(text, href if urlsplit(href).scheme in _LINK_SCHEMES else "") for text, href in links.items()
+        ),
         addresses=dict(links),
         symbols=(),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -109,6 +110,11 @@ def number(value: float | int | None) -> str:
     return f"{value:.{min(decimals, 4)}f}"
 
 
+def short(value: float) -> str:
+    """Write a number that stands for a place or a limit: no more digits than it needs."""
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.4g}"
+
+
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Choose round places between two values: steps of 1, 2 or 5 times a power of ten.
 
@@ -135,7 +141,12 @@ def _scale(low: float, high: float, start: float, stop: float) -> tuple[float, f
 
 
 def stacked_bars(
-    series: Mapping[str, Sequence[int]], edges: Sequence[float], x_label: str, y_label: str, alt: str, roles: Sequence[str]
+    series: Mapping[str, Sequence[int]],
+    edges: Sequence[float],
+    x_label: str,
+    y_label: str,
+    alt: str,
+    roles: Sequence[str],
 ) -> Plot:
     """Draw counts per bin, one series on top of the other.
 
@@ -189,7 +200,7 @@ def _bars(
 
 
 def _ticks(low: float, high: float, to: tuple[float, float], count: int) -> tuple[Tick, ...]:
-    return tuple(Tick(round(to[0] * value + to[1], 1), number(value)) for value in nice_ticks(low, high, count))
+    return tuple(Tick(round(to[0] * value + to[1], 1), short(value)) for value in nice_ticks(low, high, count))
 
 
 def lines(series: Mapping[str, np.ndarray], x_label: str, y_label: str, alt: str, roles: Sequence[str]) -> Plot:
@@ -264,7 +275,7 @@ def _envelope(y: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
     if len(y) <= 2 * _TRACE_COLUMNS:
         return np.linspace(0, width, len(y)), y
     edges = np.linspace(0, len(y), _TRACE_COLUMNS + 1).astype(int)
-    columns = [y[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    columns = [y[a:b] for a, b in itertools.pairwise(edges)]
     low_high = np.array([(np.min(column), np.max(column)) for column in columns])
     return np.repeat(np.linspace(0, width, _TRACE_COLUMNS), 2), low_high.ravel()
 
@@ -307,7 +318,7 @@ def encode_image(pixels: np.ndarray) -> tuple[str, bytes]:
     Parameters
     ----------
     pixels
-        Shape ``(channel, y, x)``, uint8; one channel is grey, three are colours, of any other number the first is shown.
+        Shape ``(channel, y, x)``, uint8; three channels are colours, of any other number the first is shown in grey.
 
     Returns
     -------

@@ -10,25 +10,24 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from ..stages.specs import STATUS, Summary
+from ..stages.contract import Stored
+from ..stages.specs import STATUS
 
 
-class Store(Protocol):
+class Store(Stored, Protocol):
     """The part of `convaudit.pipelines.store.RunStore` that reports read."""
 
-    def __getitem__(self, path: str) -> Any: ...
+    def arrays(self, leaf: str) -> tuple[str, ...]:
+        """Full paths of a leaf's arrays; none where it failed."""
+        ...
 
-    def leaves(self) -> tuple[str, ...]: ...
+    def images(self) -> pd.DataFrame:
+        """Index of the images, with at least the columns id and label."""
+        ...
 
-    def arrays(self, leaf: str) -> tuple[str, ...]: ...
-
-    def summary(self, leaf: str) -> Summary: ...
-
-    def failure(self, leaf: str) -> str | None: ...
-
-    def images(self) -> pd.DataFrame: ...
-
-    def subject(self) -> dict[str, Any]: ...
+    def subject(self) -> dict[str, Any]:
+        """What was audited."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,8 @@ ORDER = (
 _FRAME = ("verdicts", "provenance")
 _SEVERITIES = ("error", "warning", "info")
 _EVIDENCE = 6
+#: Notes that say nothing beyond what the section shows anyway.
+_NO_REMARK = ("n", "status", "unit")
 _LOG = logging.getLogger(__name__)
 
 
@@ -166,7 +168,9 @@ def _nouns(material: Material) -> tuple[str, ...]:
     """Stages to show: those with leaves in the store and those that were asked for by name, in reading order."""
     asked = material.config.get("stages")
     named = [str(name) for name in asked] if isinstance(asked, Sequence) and not isinstance(asked, str) else []
-    present = {leaf.partition("/")[0] for leaf in material.store.leaves()} | {name for name in named if name in _view_names()}
+    present = {leaf.partition("/")[0] for leaf in material.store.leaves()} | {
+        name for name in named if name in _view_names()
+    }
     order = {noun: place for place, noun in enumerate(ORDER)}
     return tuple(sorted(present - set(_FRAME), key=lambda noun: (order.get(noun, len(order)), noun)))
 
@@ -198,7 +202,9 @@ def _section(material: Material, album: Album, noun: str) -> Section:
             drawn = module.view(material, album)
         except Exception as error:  # a picture that cannot be drawn must not cost the reader all the others
             _LOG.exception("report section %s", noun)
-            failures.append(Failure(noun, f"its results are stored, but could not be drawn: {type(error).__name__}: {error}"))
+            failures.append(
+                Failure(noun, f"its results are stored, but could not be drawn: {type(error).__name__}: {error}")
+            )
     return Section(
         noun=noun,
         title=getattr(module, "TITLE", noun.replace("_", " ").capitalize()),
@@ -245,7 +251,10 @@ def _remarks(material: Material, leaf: str) -> list[provenance.Fact]:
     return [
         provenance.Fact(prefix + key.replace("_", " "), value if isinstance(value, str) else number(value))
         for key, value in sorted(material.notes(leaf).items())
-        if isinstance(value, (str, int, float)) and not isinstance(value, bool) and value != ""
+        if key not in _NO_REMARK
+        and isinstance(value, (str, int, float))
+        and not isinstance(value, bool)
+        and value != ""
     ]
 
 
@@ -265,7 +274,9 @@ def _headlines(material: Material, found: Sequence[tuple[str, Finding]]) -> tupl
     bad = 0 if material.status is None else int((material.status > 0).sum())
     headlines.append(Headline("Images", number(total), f"{number(bad)} could not be read"))
     counts = [sum(finding.severity == severity for _, finding in found) for severity in _SEVERITIES]
-    headlines.append(Headline("Findings", number(len(found)), f"{counts[0]} errors, {counts[1]} warnings, {counts[2]} notes"))
+    headlines.append(
+        Headline("Findings", number(len(found)), f"{counts[0]} errors, {counts[1]} warnings, {counts[2]} notes")
+    )
     return tuple(headlines)
 
 

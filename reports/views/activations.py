@@ -113,7 +113,9 @@ def _tops(material: Material, album: Album, names: tuple[str, ...]) -> tuple[Top
     tops = []
     for channel in np.lexsort((np.arange(len(strength)), -strength))[:_CHANNELS]:
         ranks = [rank for rank in range(min(_IMAGES, images.shape[1])) if images[channel, rank] >= 0]
-        notes = {int(images[channel, rank]): f"activation {figures.number(float(values[channel, rank]))}" for rank in ranks}
+        notes = {
+            int(images[channel, rank]): f"activation {figures.number(float(values[channel, rank]))}" for rank in ranks
+        }
         gallery = album.gallery("activations", [images[channel, rank] for rank in ranks], heat=0, notes=notes)
         if gallery.items:
             tops.append(TopChannel(layer, int(channel), gallery))

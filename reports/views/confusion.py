@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -44,23 +46,35 @@ class ClassRow:
     name, n
         The class and how many images carry it as label.
     recall, low, high
-        Share of them that is recognised, with 95 % Wilson bounds; NaN without images.
+        Share of them that is recognised, with its 95 % bounds; None without images.
     precision, n_predicted
-        Share of right ones among the images that are predicted to be it; NaN where there is none.
+        Share of right ones among the images that are predicted to be it; None where there is none.
     bar, bar_low, bar_width
         Recall and its bounds in percent, as geometry.
     """
 
     name: str
     n: int
-    recall: float
-    low: float
-    high: float
-    precision: float
+    recall: float | None
+    low: float | None
+    high: float | None
+    precision: float | None
     n_predicted: int
     bar: float
     bar_low: float
     bar_width: float
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Images of about the same confidence: its mean, the share of right ones, and both in percent as geometry."""
+
+    name: str
+    n: int
+    confidence: float
+    accuracy: float
+    at_confidence: float
+    at_accuracy: float
 
 
 @dataclass(frozen=True)
@@ -84,6 +98,7 @@ class ConfusionView:
     picture_alt: str
     classes: tuple[ClassRow, ...]
     classes_hidden: int
+    bins: tuple[Bin, ...]
     pairs: tuple[Pair, ...]
     pairs_hidden: int
 
@@ -95,7 +110,8 @@ def view(material: Material, album: Album) -> ConfusionView:
     small = len(names) <= _TABLE_CLASSES
     picture = "" if small else figures.data_uri("image/png", figures.encode_matrix(_shares(matrix)))
     album.spend("confusion", len(picture))
-    classes = sorted(_classes(matrix, names), key=lambda row: (math.isnan(row.recall), row.recall, row.name))
+    notes = material.notes("confusion")
+    classes = _classes(notes)
     pairs, hidden = _pairs(material, album, matrix)
     return ConfusionView(
         class_names=names,
@@ -104,25 +120,10 @@ def view(material: Material, album: Album) -> ConfusionView:
         picture_alt=f"Confusion matrix of {len(names)} classes: one row per label, one column per prediction",
         classes=tuple(classes[: material.limits.rows]),
         classes_hidden=max(0, len(classes) - material.limits.rows),
+        bins=_reliability(notes),
         pairs=pairs,
         pairs_hidden=hidden,
     )
-
-
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """Bounds of a share with 95 % confidence by Wilson's score method; NaN where `n` is 0.
-
-    References
-    ----------
-    Wilson (1927), Probable inference, the law of succession, and statistical inference.
-    """
-    if n == 0:
-        return math.nan, math.nan
-    z = 1.959963984540054
-    share = successes / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _shares(matrix: np.ndarray) -> np.ndarray:
@@ -148,26 +149,43 @@ def _level(n: int, peak: int) -> str:
     return str(math.ceil(_LEVELS * n / peak)) if n else "0"
 
 
-def _classes(matrix: np.ndarray, names: tuple[str, ...]) -> list[ClassRow]:
-    rows = []
-    for label, name in enumerate(names):
-        hits, n, n_predicted = (int(value) for value in (matrix[label, label], matrix[label].sum(), matrix[:, label].sum()))
-        low, high = wilson(hits, n)
-        rows.append(
-            ClassRow(
-                name=name,
-                n=n,
-                recall=hits / n if n else math.nan,
-                low=low,
-                high=high,
-                precision=hits / n_predicted if n_predicted else math.nan,
-                n_predicted=n_predicted,
-                bar=round(100 * hits / n, 1) if n else 0.0,
-                bar_low=round(100 * low, 1) if n else 0.0,
-                bar_width=round(100 * (high - low), 1) if n else 0.0,
-            )
+def _classes(notes: Mapping[str, Any]) -> list[ClassRow]:
+    """Classes from the worst recall up, those without images last."""
+    rows = [_class_row(row) for row in notes.get("classes", ())]
+    return sorted(rows, key=lambda row: (row.recall is None, row.recall or 0.0, row.name))
+
+
+def _class_row(row: Mapping[str, Any]) -> ClassRow:
+    recall, (low, high) = row["recall"], row["recall_bounds"]
+    known = recall is not None and low is not None and high is not None
+    return ClassRow(
+        name=str(row["name"]),
+        n=int(row["support"]),
+        recall=recall,
+        low=low,
+        high=high,
+        precision=row["precision"],
+        n_predicted=int(row["predicted"]),
+        bar=round(100 * recall, 1) if known else 0.0,
+        bar_low=round(100 * low, 1) if known else 0.0,
+        bar_width=round(100 * (high - low), 1) if known else 0.0,
+    )
+
+
+def _reliability(notes: Mapping[str, Any]) -> tuple[Bin, ...]:
+    """Filled bins of the calibration, the surest last."""
+    return tuple(
+        Bin(
+            f"{figures.short(round(row['low'], 4))} to {figures.short(round(row['high'], 4))}",
+            int(row["n"]),
+            row["confidence"],
+            row["accuracy"],
+            round(100 * row["confidence"], 1),
+            round(100 * row["accuracy"], 1),
         )
-    return rows
+        for row in notes.get("calibration", ())
+        if row["n"] and row["confidence"] is not None and row["accuracy"] is not None
+    )
 
 
 def _pairs(material: Material, album: Album, matrix: np.ndarray) -> tuple[tuple[Pair, ...], int]:
@@ -182,7 +200,11 @@ def _pairs(material: Material, album: Album, matrix: np.ndarray) -> tuple[tuple[
     wrong = material.wrong
     for label, prediction, n in pairs[:_PAIRS]:
         predicted = material.predicted
-        mask = np.empty(0, int) if predicted is None else (material.labels[wrong] == label) & (predicted[wrong] == prediction)
+        mask = (
+            np.empty(0, int)
+            if predicted is None
+            else (material.labels[wrong] == label) & (predicted[wrong] == prediction)
+        )
         gallery = album.gallery("confusion", wrong[mask] if predicted is not None else (), limit=_EXAMPLES)
         total = int(matrix[label].sum())
         share = n / total if total else math.nan

@@ -39,6 +39,7 @@ class FiltersView:
     """Troubles by layer, and the channels that have one, worst layer order first."""
 
     troubles: tuple[str, ...]
+    definitions: tuple[tuple[str, str], ...]
     layers: tuple[LayerTroubles, ...]
     filters: tuple[Filter, ...]
     hidden: int
@@ -50,14 +51,19 @@ def view(material: Material, album: Album) -> FiltersView:
     del album
     notes = material.notes("filters")
     names, troubles = [str(name) for name in notes.get("layers", ())], [str(word) for word in notes.get("troubles", ())]
-    columns = {name: material.array(f"filters/{name}") for name in ("layer", "channel", "trouble", "rate", "bound", "score")}
+    columns = {
+        name: material.array(f"filters/{name}") for name in ("layer", "channel", "trouble", "rate", "bound", "score")
+    }
     layer, trouble = columns["layer"].astype(int), columns["trouble"].astype(int)
     ill = np.flatnonzero(trouble > 0)
     ill = ill[np.lexsort((columns["channel"][ill], layer[ill], trouble[ill]))]
     shown = ill[: material.limits.rows]
     return FiltersView(
         troubles=tuple(troubles[1:]),
-        layers=tuple(_layer(names[place], trouble[layer == place], len(troubles)) for place in np.unique(layer[layer >= 0])),
+        definitions=tuple((word, str(text)) for word, text in notes.get("definitions", {}).items()),
+        layers=tuple(
+            _layer(names[place], trouble[layer == place], len(troubles)) for place in np.unique(layer[layer >= 0])
+        ),
         filters=tuple(_filter(names, troubles, columns, int(row)) for row in shown),
         hidden=len(ill) - len(shown),
         n=len(layer),

@@ -65,7 +65,9 @@ def _outcomes(material: Material, vote: np.ndarray, judged: np.ndarray) -> tuple
     return (
         Outcome("right", "right", int(np.sum(model_right & near_right)), "as it should be"),
         Outcome("right", "wrong", int(np.sum(model_right & ~near_right)), "unusual for its class"),
-        Outcome("wrong", "right", int(np.sum(~model_right & near_right)), "the last layer is at fault, not the features"),
+        Outcome(
+            "wrong", "right", int(np.sum(~model_right & near_right)), "the last layer is at fault, not the features"
+        ),
         Outcome("wrong", "the same wrong class", int(np.sum(~model_right & (near == model))), "look at the label"),
         Outcome(
             "wrong", "another wrong class", int(np.sum(~model_right & ~near_right & (near != model))), "a hard image"

@@ -78,7 +78,7 @@ def _histogram(material: Material) -> figures.Plot | None:
         edges,
         "confidence: softmax of the predicted class",
         "images",
-        f"Histogram of the confidence of {len(judged)} images; {int(right.sum())} are right, {int((~right).sum())} wrong, "
-        f"{sure} of the wrong ones with a confidence of 0.9 or more.",
+        f"Histogram of the confidence of {len(judged)} images: {int(right.sum())} are right, {int((~right).sum())} are "
+        f"wrong, {sure} of the wrong ones with a confidence of 0.9 or more.",
         ("wrong", "right"),
     )

@@ -67,7 +67,9 @@ def view(material: Material, not_asked: Sequence[str], trimmed: Sequence[Omissio
         *(Omission("not asked", noun, "the stage is not among the stages of this run") for noun in not_asked),
         *trimmed,
     ]
-    return ProvenanceView(_facts(material.subject), tuple(omissions), json.dumps(config, indent=2, sort_keys=True, default=str))
+    return ProvenanceView(
+        _facts(material.subject), tuple(omissions), json.dumps(config, indent=2, sort_keys=True, default=str)
+    )
 
 
 def _facts(subject: Mapping[str, Any]) -> tuple[Facts, ...]:
@@ -93,7 +95,9 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> tuple[Fact, ...]:
 
 
 def _listed(values: Sequence[Any]) -> str:
-    shown = ", ".join(json.dumps(value, sort_keys=True) if isinstance(value, Mapping) else str(value) for value in values[:30])
+    shown = ", ".join(
+        json.dumps(value, sort_keys=True) if isinstance(value, Mapping) else str(value) for value in values[:30]
+    )
     return shown + (f", ... ({len(values)} in all)" if len(values) > 30 else "")
 
 

@@ -11,19 +11,19 @@ from ..material import Material
 
 TITLE = "Verdict"
 QUESTION = "May this model be used?"
-_ORDER = ("ERROR", "FAIL", "WARN", "PASS")
+_ORDER = ("ERROR", "FAIL", "WARN", "PASS", "SKIP")
 _MEANING = {
     "PASS": "Every gate is met.",
-    "WARN": "No gate that blocks is missed, but something wants a look.",
-    "FAIL": "At least one gate is missed.",
-    "ERROR": "At least one gate could not be judged; that is never a pass.",
+    "WARN": "Nothing that blocks, but something wants a look.",
+    "FAIL": "The model does not meet what was asked of it.",
+    "ERROR": "Something could not be judged or did not run; that is never a pass.",
     "NOT JUDGED": "No gates were asked for.",
 }
 
 
 @dataclass(frozen=True)
 class Gate:
-    """One gate as a row of text; `status` is PASS, WARN, FAIL or ERROR."""
+    """One gate as a row of text; `status` is PASS, WARN, FAIL, ERROR or SKIP."""
 
     name: str
     level: str
@@ -34,14 +34,16 @@ class Gate:
     n: str
     limit: str
     reason: str
+    why: str
 
 
 @dataclass(frozen=True)
 class VerdictView:
-    """The verdict in one word and one sentence, and its gates, worst first."""
+    """The verdict in one word and one sentence, what made it besides gates, and the gates, worst first."""
 
     word: str
     meaning: str
+    besides: tuple[str, ...]
     gates: tuple[Gate, ...]
     counts: tuple[tuple[str, int], ...]
 
@@ -50,9 +52,9 @@ def view(material: Material) -> VerdictView:
     """Read the verdict from the store; a failed judgement is ERROR, one that nobody asked for says so."""
     reason = next((material.store.failure(leaf) for leaf in material.leaves("verdicts")), None)
     if reason is not None:
-        return VerdictView("ERROR", f"The verdict itself failed: {reason}", (), ())
+        return VerdictView("ERROR", f"The verdict itself failed: {reason}", (), (), ())
     if not material.has("verdicts"):
-        return VerdictView("NOT JUDGED", _MEANING["NOT JUDGED"], (), ())
+        return VerdictView("NOT JUDGED", _MEANING["NOT JUDGED"], (), (), ())
     return from_notes(material.notes("verdicts"))
 
 
@@ -67,30 +69,45 @@ def from_notes(notes: Mapping[str, Any]) -> VerdictView:
     gates = [_gate(row) for row in notes.get("gates", ())]
     gates.sort(key=lambda gate: (_ORDER.index(gate.status), gate.name))
     word = str(notes.get("verdict", "ERROR"))
-    if word not in _ORDER:
+    if word not in _MEANING:
         word = "ERROR"
     counts = tuple((status, sum(gate.status == status for gate in gates)) for status in _ORDER)
-    return VerdictView(word, _MEANING[word], tuple(gates), tuple((status, n) for status, n in counts if n))
+    return VerdictView(
+        word, _MEANING[word], _besides(notes), tuple(gates), tuple((status, n) for status, n in counts if n)
+    )
+
+
+def _besides(notes: Mapping[str, Any]) -> tuple[str, ...]:
+    """What decides besides the gates: parts that failed, and grave findings where they count."""
+    said = [f"{row['leaf']} failed: {row['reason']}" for row in notes.get("failures", ())]
+    if "reason" in notes:
+        said.append(str(notes["reason"]))
+    grave = notes.get("error_findings") or 0
+    if grave and notes.get("findings_level", "off") != "off":
+        said.append(f"{grave} findings of severity error")
+    return tuple(said)
 
 
 def _gate(row: Mapping[str, Any]) -> Gate:
     low, high = row.get("low"), row.get("high")
     unit = row.get("unit") or "1"
+    value = row.get("value")
     status = str(row.get("status", "ERROR"))
     return Gate(
         name=str(row.get("name", "")),
         level=str(row.get("level", "")),
         status=status if status in _ORDER else "ERROR",
         measurement=str(row.get("measurement", "")),
-        measured=figures.number(row.get("value")) + ("" if unit == "1" or row.get("value") is None else f" {unit}"),
+        measured=figures.number(value) + ("" if unit == "1" or value is None else f" {unit}"),
         interval="" if low is None or high is None else f"{figures.number(low)} to {figures.number(high)}",
-        n="" if row.get("n") is None else figures.number(row["n"]),
+        n=figures.number(row["n"]) if row.get("n") else "",
         limit=_limit(row.get("limit")),
         reason=str(row.get("reason") or ""),
+        why=str(row.get("why") or ""),
     )
 
 
 def _limit(limit: Any) -> str:
     if isinstance(limit, (int, float)) and not isinstance(limit, bool):
-        return figures.number(limit)
+        return figures.short(limit)
     return "" if limit is None else str(limit)

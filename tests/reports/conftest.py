@@ -35,7 +35,11 @@ class DictStore:
         return tuple(sorted({*self.summaries, *self.failures}))
 
     def arrays(self, leaf):
-        return tuple(sorted(path for path in self.data if path.startswith(f"{leaf}/"))) if leaf not in self.failures else ()
+        return (
+            tuple(sorted(path for path in self.data if path.startswith(f"{leaf}/")))
+            if leaf not in self.failures
+            else ()
+        )
 
     def summary(self, leaf):
         return self.summaries.get(leaf, Summary())
@@ -55,7 +59,9 @@ def smooth_image(rng, size):
     planes = []
     for _ in range(3):
         a, b, c = rng.uniform(0.5, 4, 3)
-        planes.append(128 + 60 * np.sin(2 * np.pi * a * x + c) + 60 * np.cos(2 * np.pi * b * y - c) + rng.normal(0, 4, x.shape))
+        planes.append(
+            128 + 60 * np.sin(2 * np.pi * a * x + c) + 60 * np.cos(2 * np.pi * b * y - c) + rng.normal(0, 4, x.shape)
+        )
     return np.clip(planes, 0, 255).astype(np.uint8)
 
 
@@ -182,8 +188,12 @@ def summaries(label, predicted, good, bad, n):
         "Share of images whose largest logit is that of their label; ties go to the first class.",
         accuracy - half, min(1.0, accuracy + half),
     )  # fmt: skip
-    nothing = Measurement("filters/dead_fraction", math.nan, "1", "lower", 0, "filters/trouble", "Share of dead channels.")
-    speed = Measurement("neighbors/median_distance", 12.5, "pixel", "neither", n, "neighbors/distance", "Median distance.")
+    nothing = Measurement(
+        "filters/dead_fraction", math.nan, "1", "lower", 0, "filters/trouble", "Share of dead channels."
+    )
+    speed = Measurement(
+        "neighbors/median_distance", 12.5, "pixel", "neither", n, "neighbors/distance", "Median distance."
+    )
     confident = Finding(
         "predictions/confident-errors", "warning", "12 images are misclassified with a confidence above 0.9",
         f"The model is sure and wrong. Look at the labels of {HOSTILE} first.", tuple(int(i) for i in wrong[:9]),
@@ -193,14 +203,15 @@ def summaries(label, predicted, good, bad, n):
         "filters/dead", "warning", "2 channels never fire", "They can be removed.", (), "block2.conv", tuple(range(30))
     )
     gates = [
-        {"name": "accuracy", "level": "fail", "status": "PASS", "measurement": "predictions/accuracy", "value": accuracy,
-         "low": accuracy - half, "high": accuracy + half, "unit": "1", "n": len(good), "limit": 0.8, "reason": ""},
-        {"name": "bad images", "level": "warn", "status": "WARN", "measurement": "predictions/bad_fraction", "value": 0.0083,
-         "low": None, "high": None, "unit": "1", "n": n, "limit": 0.001, "reason": "0.0083 is above 0.001"},
-        {"name": "dead filters", "level": "fail", "status": "ERROR", "measurement": "filters/dead_fraction", "value": None,
-         "low": None, "high": None, "unit": "1", "n": 0, "limit": 0.1, "reason": f"not measured {HOSTILE}"},
-    ]  # fmt: skip
-    reasons = [{"image": position, "id": f"img/{position:04}.png", "status": 3, "reason": f"cut off {HOSTILE}"} for position in bad]
+        gate("accuracy", "predictions/accuracy", "PASS", accuracy, ">= 0.8", f"{accuracy:.4g} >= 0.8"),
+        gate("bad_images", "predictions/bad_fraction", "WARN", 0.0083, "<= 0.001", "0.0083 is above 0.001"),
+        gate("dead_filters", "filters/dead_fraction", "ERROR", None, "<= 0.1", f"not measured {HOSTILE}"),
+        gate("leaks", "neighbors/leaks", "SKIP", None, "<= 0", "neighbors does not apply"),
+    ]
+    reasons = [
+        {"image": position, "id": f"img/{position:04}.png", "status": 3, "reason": f"cut off {HOSTILE}"}
+        for position in bad
+    ]
     plain = Summary()
     return {
         "predictions": Summary({}, (measured,), (confident, unread), {"bad": reasons}),
@@ -210,14 +221,44 @@ def summaries(label, predicted, good, bad, n):
         "thumbnails": plain,
         "embeddings/pca": Summary(notes={"sampled": "fitted on 10,000 of 60,000 images"}),
         "neighbors": Summary({}, (speed,)),
-        "confusion": plain,
+        "confusion": Summary(notes=confusion_notes(label[good], predicted[good])),
         "filters": Summary({}, (nothing,), (dead,), {
             "layers": ["block1.conv", "block2.conv"],
+            "definitions": {"dead": "fires for no image"},
             "troubles": ["none", "dead", "rare", "dormant", "constant", "saturated"],
         }),
         "ablation": Summary(notes={"capped": "2 of 30 flagged channels were switched off"}),
-        "verdicts": Summary(notes={"verdict": "ERROR", "gates": gates}),
+        "verdicts": Summary(notes={
+            "verdict": "ERROR", "gates": gates, "error_findings": 1, "findings_level": "warn",
+            "failures": [{"leaf": leaf, "reason": reason} for leaf, reason in failures().items()],
+        }),
     }  # fmt: skip
+
+
+def gate(name, measurement, status, value, limit, reason):
+    bounds = (None, None) if value is None else (value * 0.9, min(1.0, value * 1.1))
+    return {
+        "name": name, "level": "error", "status": status, "measurement": measurement, "value": value,
+        "low": bounds[0], "high": bounds[1], "unit": "1" if value is not None else "", "n": 0 if value is None else 238,
+        "limit": limit, "min": None, "max": None, "uncertain": False, "reason": reason, "why": f"{name} matters",
+    }  # fmt: skip
+
+
+def confusion_notes(label, predicted):
+    rows = []
+    for place, name in enumerate(CLASSES):
+        own, said = label == place, predicted == place
+        hits, n = int((own & said).sum()), int(own.sum())
+        recall = hits / n if n else None
+        bounds = [None, None] if recall is None else [max(0.0, recall - 0.1), min(1.0, recall + 0.1)]
+        precision = hits / int(said.sum()) if said.any() else None
+        rows.append({"class": place, "name": name, "recall": recall, "recall_bounds": bounds, "precision": precision,
+                     "support": n, "predicted": int(said.sum())})  # fmt: skip
+    rows.append({"class": 9, "name": "never seen", "recall": None, "recall_bounds": [None, None], "precision": None,
+                 "support": 0, "predicted": 0})  # fmt: skip
+    bins = [{"low": 0.8, "high": 0.9, "n": 40, "confidence": 0.86, "accuracy": 0.7},
+            {"low": 0.9, "high": 1.0, "n": 0, "confidence": None, "accuracy": None}]  # fmt: skip
+    return {"status": "measured", "n": len(label), "classes": rows, "calibration": bins}
 
 
 def failures():
@@ -230,7 +271,7 @@ def described(classes, n, signal):
         "axes": ["time"] if signal else ["y", "x"],
         "input_shape": [2, 300] if signal else [3, 24, 32],
         "mean": [0.5], "std": [0.25],
-        "layers": [{"name": name, "kind": "relu", "module": "ReLU", "shape": [8, 6, 8], "upper": None} for name in LAYERS],
+        "layers": [{"name": name, "kind": "relu", "module": "ReLU", "shape": [8, 6, 8]} for name in LAYERS],
         "seed": 0, "shard": 256, "batch": 64,
         "model": {"name": "small_net", "digest": "ab" * 32},
         "data": {"name": "planted", "digest": "cd" * 32, "n": n},
