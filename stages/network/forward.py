@@ -85,8 +85,9 @@ class Pass:
         """Class position that `target` stands for, for each image; -1 where there is none."""
         valid = self.block.valid
         if target == "predicted":
+            logits = self.logits.float().cpu().numpy()
             # numpy's argmax takes the first of several equal logits, torch's any.
-            return np.where(valid, self.logits.float().cpu().numpy().argmax(1), -1)
+            return np.where(valid & np.isfinite(logits).all(1), logits.argmax(1), -1)
         if target == "label":
             return np.where(valid, self.labels, -1)
         n_class = self.logits.shape[1]

@@ -105,12 +105,13 @@ def run_tasks(
     refuse(model)
     _check_device(model, torch.device(device))
     runs = [_Run(leaf, task, subject) for leaf, task in jobs]
+    limits: dict[Variant, int] = {}
     for block in blocks:
         images = to_device(block.images, model, channels_last)
         for variant in dict.fromkeys(run.task.variant for run in runs):
             group = [run for run in runs if run.task.variant == variant and run.wants(block)]
             if group:
-                _Sweep(model, subject, variant, group).block(block, images)
+                _Sweep(model, subject, variant, group, limits).block(block, images)
     return [run.outcome() for run in runs]
 
 
@@ -189,7 +190,12 @@ class _Run:
                 self.fail(error)
         partial = self.partial if self.error is None else None
         return Outcome(
-            self.leaf.name, self.task, rows if self.error is None else {}, partial, self.error, tuple(self.events)
+            self.leaf.name,
+            self.task,
+            rows if self.error is None else {},
+            partial,
+            self.error,
+            tuple(dict.fromkeys(self.events)),
         )
 
     def _ordered(self) -> dict[str, np.ndarray]:
@@ -218,14 +224,17 @@ class _Sweep:
     subject: Subject
     variant: Variant
     runs: list[_Run]
+    limits: dict[Variant, int]
 
     def block(self, block: Block, images: Tensor) -> None:
         pieces = [slice(0, len(block.positions))]
         while pieces and self.alive:
-            rows = pieces.pop(0)
+            rows, *rest = self._cut(pieces.pop(0))
+            pieces[:0] = rest
             results = self._try(block.rows(rows), images[rows])
             if results is None:
-                pieces[:0] = self._halved(block, rows)
+                self._shrink(block, rows)
+                pieces.insert(0, rows)
             else:
                 for run, positions, result in results:
                     run.commit(positions, result)
@@ -234,22 +243,25 @@ class _Sweep:
     def alive(self) -> list[_Run]:
         return [run for run in self.runs if run.error is None]
 
-    def _halved(self, block: Block, rows: slice) -> list[slice]:
-        n = rows.stop - rows.start
-        # The failed attempt is out of reach by now, so that its memory is free for the halves.
+    def _shrink(self, block: Block, rows: slice) -> None:
+        # The failed attempt is out of reach by now, so that its memory is free for smaller ones.
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
+        n = rows.stop - rows.start
         if n == 1:
             where = names_of(block.positions[rows], self.subject)
-            self._fail(
-                StageError(f"out of memory with a single image ({where}); use a smaller model, layer set or image")
-            )
-            return []
-        middle = rows.start + (n + 1) // 2
-        event = Event("batch-halved", f"out of memory: a batch of {n} images was computed in two halves")
+            self._fail(StageError(f"out of memory with a single image ({where}); ask for fewer layers or smaller ones"))
+        self.limits[self.variant] = max(1, n - 1)
+
+    def _cut(self, rows: slice) -> list[slice]:
+        """Halve until a piece is small enough for what has gone through before."""
+        n = rows.stop - rows.start
+        if n <= self.limits.get(self.variant, n):
+            return [rows]
         for run in self.alive:
-            run.events.append(event)
-        return [slice(rows.start, middle), slice(middle, rows.stop)]
+            run.events.append(Event("batch-halved", f"out of memory: a batch of {n} images was computed in two halves"))
+        middle = rows.start + (n + 1) // 2
+        return [*self._cut(slice(rows.start, middle)), *self._cut(slice(middle, rows.stop))]
 
     def _fail(self, error: BaseException) -> None:
         for run in self.alive:
