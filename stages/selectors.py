@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
@@ -22,7 +23,9 @@ def select_layers(selectors: str | Sequence[str], layers: Sequence[LayerSpec]) -
         Each one of: an exact name (``"layer1.0.conv1"``; ``"layer1.0.relu#1"`` for one call of a module that is called
         several times, without ``#call`` for all of them); a glob over names (``"layer?.*.conv1"``; ``*`` crosses dots);
         ``"type:Conv2d"`` for a class of modules; ``"kind:relu"`` for a kind of layer; ``"last_conv"``, the last
-        convolution in the order of the forward pass; ``"penultimate"``, the input of the last linear layer.
+        convolution in the order of the forward pass; ``"last_map"``, the last output with more than one position, which
+        is what global pooling gets (in a residual network the sum, not one branch of it); ``"penultimate"``, the input
+        of the last linear layer.
     layers
         Everything there is, in the order of the forward pass.
 
@@ -51,6 +54,8 @@ def _match_layers(selector: str, layers: Sequence[LayerSpec]) -> list[str]:
         return exact
     if selector == "last_conv":
         return [layer.name for layer in layers if layer.kind == "conv"][-1:]
+    if selector == "last_map":
+        return [layer.name for layer in layers if math.prod(layer.shape[1:]) > 1][-1:]
     if selector == "penultimate":
         return [layer.name for layer in layers if layer.kind == "input"][-1:]
     scheme, colon, value = selector.partition(":")
@@ -70,13 +75,15 @@ def _hint(selector: str, layers: Sequence[LayerSpec]) -> str:
     scheme, colon, value = selector.partition(":")
     if selector == "last_conv":
         return "; the model has no convolution"
+    if selector == "last_map":
+        return "; no layer of the model has more than one position"
     if selector == "penultimate":
         return "; the model has no linear layer"
     if colon and scheme == "type":
         return did_you_mean(value, sorted({layer.module for layer in layers}))
     if colon and scheme == "kind":
         return did_you_mean(value, sorted({layer.kind for layer in layers}))
-    return did_you_mean(selector, [layer.name for layer in layers] + ["last_conv", "penultimate"])
+    return did_you_mean(selector, [layer.name for layer in layers] + ["last_conv", "last_map", "penultimate"])
 
 
 def select_classes(selectors: str | int | Sequence[str | int], class_names: Sequence[str]) -> tuple[int, ...]:

@@ -67,7 +67,7 @@ class GradCam(Method):
         Whether evidence against the class is cut off, as in the paper.
     """
 
-    layers: tuple[str, ...] = ("last_conv",)
+    layers: tuple[str, ...] = ("last_map",)
     target: str | int = "predicted"
     relu: bool = True
 

@@ -7,6 +7,7 @@ from convaudit.stages.attributions.grad_cam import GradCam, grad_cam
 from convaudit.stages.contract import Ask
 from convaudit.stages.errors import ConfigError
 from convaudit.stages.network.batch import opened
+from convaudit.stages.selectors import select_layers
 
 from ...tiny_models import conv_net, functional_net, residual_net, signal_net, tiny_blocks, tiny_images, tiny_subject
 
@@ -96,3 +97,13 @@ def test_layers_without_space_are_refused():
     with pytest.raises(ConfigError, match="at least one"):
         GradCam(layers=())
     assert isinstance(GradCam().asks(subject), Ask)
+
+
+@pytest.mark.parametrize(("factory", "layer"), [(conv_net, "relu2"), (residual_net, "block2")])
+def test_at_the_default_layer_of_a_pooled_network_the_map_adds_up_to_the_logit(factory, layer):
+    model = factory().double()
+    (chosen,) = select_layers(GradCam().layers, tiny_subject(model).layers)
+    assert chosen.name == layer
+    heatmap = _heatmap(model, GradCam(relu=False, target=1), layer)
+    logits = model(torch.from_numpy(tiny_images(model, 4)).double()).numpy()
+    np.testing.assert_allclose(heatmap.sum((1, 2)), logits[:, 1] - float(model.fc.bias[1]), rtol=1e-5)
