@@ -44,7 +44,7 @@ class Config:
     seed
         Root of every random number.
     report
-        Settings of the report, unchecked.
+        How much the report shows; `convaudit.reports` knows the class.
     resolved
         The whole tree as plain values.
     """
@@ -59,7 +59,7 @@ class Config:
     run: Path
     work: Path
     seed: int
-    report: Mapping[str, Any]
+    report: Any
     resolved: Mapping[str, Any]
 
 
@@ -133,7 +133,7 @@ def check(tree: Mapping[str, Any]) -> Config:
         run=Path(_validated(str, tree["run"], "run")),
         work=Path(_validated(str, tree["work"], "work")),
         seed=_validated(int, tree["seed"], "seed"),
-        report=tree["report"] or {},
+        report=build(tree["report"], "report"),
         resolved=tree,
     )
 

@@ -101,11 +101,14 @@ class Gallery:
         How many more there are.
     budget_full
         Whether bytes, rather than the number of pictures, set the limit.
+    option
+        Setting that raises the number; empty where there is none.
     """
 
     items: tuple[Evidence, ...]
     hidden: int = 0
     budget_full: bool = False
+    option: str = ""
 
 
 class Album:
@@ -162,6 +165,7 @@ class Album:
             What to write under some of the images.
         """
         wanted = [int(position) for position in positions]
+        option = "report.pictures" if limit is None else ""
         limit = self._material.limits.pictures if limit is None else limit
         items: list[Evidence] = []
         for position in wanted[:limit]:
@@ -169,7 +173,7 @@ class Album:
             if evidence is None:
                 return Gallery(tuple(items), len(wanted) - len(items), budget_full=True)
             items.append(evidence)
-        return Gallery(tuple(items), len(wanted) - len(items))
+        return Gallery(tuple(items), len(wanted) - len(items), option=option)
 
     def _evidence(self, section: str, position: int, heat: int, note: str) -> Evidence | None:
         stacks = self._stacks(position, heat)

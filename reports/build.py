@@ -110,8 +110,15 @@ def build_report(store: Store, config: Mapping[str, Any], options: ReportOptions
     -------
     str
         The page; equal store and config give equal text.
+
+    Raises
+    ------
+    ConfigError
+        When `options` is something else.
     """
-    options = options or ReportOptions()
+    options = ReportOptions() if options is None else options
+    if not isinstance(options, ReportOptions):
+        raise ConfigError(f"report._target_: expected a ReportOptions, got {type(options).__name__}")
     material = Material(store, config, Limits(options.rows, options.pictures))
     budgets = {name: 1024 * size for name, size in options.budget_kb.items()}
     report = sections.assemble(material, budgets, 1024 * options.default_budget_kb)

@@ -39,11 +39,12 @@ class Gate:
 
 @dataclass(frozen=True)
 class VerdictView:
-    """The verdict in one word and one sentence, what made it besides gates, and the gates, worst first."""
+    """The verdict in one word and one sentence, the leaves that failed, grave findings, and the gates, worst first."""
 
     word: str
     meaning: str
-    besides: tuple[str, ...]
+    failures: tuple[tuple[str, str], ...]
+    grave: int
     gates: tuple[Gate, ...]
     counts: tuple[tuple[str, int], ...]
 
@@ -52,9 +53,9 @@ def view(material: Material) -> VerdictView:
     """Read the verdict from the store; a failed judgement is ERROR, one that nobody asked for says so."""
     reason = next((material.store.failure(leaf) for leaf in material.leaves("verdicts")), None)
     if reason is not None:
-        return VerdictView("ERROR", f"The verdict itself failed: {reason}", (), (), ())
+        return VerdictView("ERROR", f"The verdict itself failed: {reason}", (), 0, (), ())
     if not material.has("verdicts"):
-        return VerdictView("NOT JUDGED", _MEANING["NOT JUDGED"], (), (), ())
+        return VerdictView("NOT JUDGED", _MEANING["NOT JUDGED"], (), 0, (), ())
     return from_notes(material.notes("verdicts"))
 
 
@@ -72,20 +73,18 @@ def from_notes(notes: Mapping[str, Any]) -> VerdictView:
     if word not in _MEANING:
         word = "ERROR"
     counts = tuple((status, sum(gate.status == status for gate in gates)) for status in _ORDER)
-    return VerdictView(
-        word, _MEANING[word], _besides(notes), tuple(gates), tuple((status, n) for status, n in counts if n)
-    )
-
-
-def _besides(notes: Mapping[str, Any]) -> tuple[str, ...]:
-    """What decides besides the gates: parts that failed, and grave findings where they count."""
-    said = [f"{row['leaf']} failed: {row['reason']}" for row in notes.get("failures", ())]
+    failures = [(str(row["leaf"]), str(row["reason"])) for row in notes.get("failures", ())]
     if "reason" in notes:
-        said.append(str(notes["reason"]))
-    grave = notes.get("error_findings") or 0
-    if grave and notes.get("findings_level", "off") != "off":
-        said.append(f"{grave} findings of severity error")
-    return tuple(said)
+        failures.append(("verdicts", str(notes["reason"])))
+    counting = notes.get("findings_level", "off") != "off"
+    return VerdictView(
+        word=word,
+        meaning=_MEANING[word],
+        failures=tuple(failures),
+        grave=int(notes.get("error_findings") or 0) if counting else 0,
+        gates=tuple(gates),
+        counts=tuple((status, n) for status, n in counts if n),
+    )
 
 
 def _gate(row: Mapping[str, Any]) -> Gate:
