@@ -170,7 +170,7 @@ class DataSource(ABC):
 
     def _chosen(self, table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
         """Rows of the split that is audited, and of those a sample; with what was left out."""
-        notes: dict[str, Any] = {"listed": len(table), "split": self.split, "limit": self.limit}
+        notes: dict[str, Any] = {"split": self.split, "limit": self.limit}
         if self.split is not None:
             there = sorted({str(name) for name in table["split"] if name})
             table = table[table["split"] == self.split]
