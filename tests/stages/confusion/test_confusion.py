@@ -1,0 +1,191 @@
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from convaudit.stages.confusion.calibration import calibration
+from convaudit.stages.confusion.matrix import best_order, confused_pairs, confusion_matrix, precision, recall
+from convaudit.stages.confusion.stage import Confusion
+from convaudit.stages.errors import ConfigError, StageError
+
+from ...stored_fake import StoredFake, codes_of, make_subject, settle, values_of
+
+LABEL = np.array([0] * 5 + [1] * 4 + [2] * 3)
+ANSWER = np.array([0, 0, 0, 1, 1, 1, 1, 2, 0, 2, 2, 1])
+#: Rows are labels; no two off-diagonal entries that a transposition would swap are alike.
+BY_HAND = [[3, 2, 0], [1, 2, 1], [0, 1, 2]]
+
+
+def answers(n=300, n_class=4, seed=0):
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, n_class, n)
+    wrong = rng.random(n) < 0.1 + 0.15 * label
+    return label, np.where(wrong, (label + 1 + rng.integers(0, 2, n)) % n_class, label)
+
+
+def audit(label, predicted, confidence=None, class_names=None, **settings):
+    confidence = np.linspace(0.5, 1, len(label)) if confidence is None else np.asarray(confidence)
+    stored = StoredFake(
+        {
+            "predictions/predicted": np.asarray(predicted, np.int32),
+            "predictions/confidence": np.where(np.asarray(predicted) < 0, np.nan, confidence).astype(np.float32),
+        }
+    )
+    names = class_names or ("ant", "bee", "cat", "dog")[: max(max(label), max(predicted), 1) + 1]
+    return settle(Confusion(**settings), make_subject(label, class_names=names), stored, []), stored
+
+
+def test_matrix_by_hand_has_labels_in_rows():
+    matrix = confusion_matrix(LABEL, ANSWER, 3)
+    assert matrix.tolist() == BY_HAND
+    np.testing.assert_allclose(recall(matrix), [3 / 5, 2 / 4, 2 / 3])
+    np.testing.assert_allclose(precision(matrix), [3 / 4, 2 / 5, 2 / 3])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_matrix_recall_and_precision_agree_with_scikit_learn(seed):
+    label, answer = answers(seed=seed)
+    matrix = confusion_matrix(label, answer, 6)
+    np.testing.assert_array_equal(matrix, metrics.confusion_matrix(label, answer, labels=range(6)))
+    expected = metrics.precision_recall_fscore_support(label, answer, labels=range(6), zero_division=np.nan)
+    np.testing.assert_allclose(precision(matrix), expected[0])
+    np.testing.assert_allclose(recall(matrix), expected[1])
+    assert np.isnan(recall(matrix)[4:]).all()
+
+
+def test_renaming_the_classes_renames_the_matrix():
+    label, answer = answers()
+    order = np.array([2, 0, 3, 1])
+    renamed = confusion_matrix(order[label], order[answer], 4)
+    np.testing.assert_array_equal(renamed[np.ix_(order, order)], confusion_matrix(label, answer, 4))
+
+
+def test_pairs_are_directed_sorted_and_end_where_confusion_ends():
+    matrix = np.array([[9, 2, 5], [5, 9, 0], [0, 1, 9]])
+    assert confused_pairs(matrix, 9).tolist() == [[0, 2], [1, 0], [0, 1], [2, 1]]
+    assert confused_pairs(matrix, 2).tolist() == [[0, 2], [1, 0]]
+    assert confused_pairs(np.diag([3, 2, 1]), 4).shape == (0, 2)
+
+
+def test_pairs_come_with_their_most_confident_images():
+    confidence = [0.9] * 3 + [0.6, 0.8, 0.9, 0.9, 0.7, 0.5, 0.9, 0.9, 0.4]
+    summary, stored = audit(
+        LABEL, ANSWER, [0.9] * 3 + [0.6, 0.8, 0.9, 0.9, 0.7, 0.5, 0.9, 0.9, 0.4], pairs=6, examples=1
+    )
+    assert stored["confusion/pair"].tolist() == [[0, 1], [1, 0], [1, 2], [2, 1], [-1, -1], [-1, -1]]
+    assert stored["confusion/pair_count"].tolist() == [2, 1, 1, 1, -1, -1]
+    assert [pair["images"] for pair in summary.notes["pairs"]] == [[4], [8], [7], [11]]
+    assert summary.notes["pairs"][0]["share"] == 2 / 5
+
+
+def test_worst_recall_has_the_bounds_of_its_own_label():
+    summary, _ = audit(LABEL, ANSWER, min_support=4)
+    worst = next(m for m in summary.measurements if m.name == "confusion/worst_recall")
+    assert (worst.value, worst.n) == (0.5, 4)
+    assert "bee" in worst.meaning
+    for bound in (worst.low, worst.high):
+        # Wilson's bounds are the shares p for which |observed - p| is z standard deviations.
+        assert abs(0.5 - bound) == pytest.approx(1.959963984540054 * np.sqrt(bound * (1 - bound) / 4))
+    assert worst.low < 0.5 < worst.high
+
+
+def test_labels_with_few_images_cannot_be_the_worst():
+    summary, _ = audit(LABEL, ANSWER, min_support=5)
+    assert values_of(summary)["confusion/worst_recall"] == 3 / 5
+    assert "bee, cat" in codes_of(summary)["confusion/few-images"].detail
+    summary, _ = audit(LABEL, ANSWER, min_support=6)
+    assert np.isnan(values_of(summary)["confusion/worst_recall"])
+
+
+def test_mean_recall_is_balanced_accuracy():
+    label, answer = answers()
+    summary, _ = audit(label, answer)
+    assert values_of(summary)["confusion/mean_recall"] == pytest.approx(metrics.balanced_accuracy_score(label, answer))
+
+
+def ece(confidence, right, bins):
+    """Bins as intervals, one after the other."""
+    total = 0.0
+    for b in range(bins):
+        inside = [i for i, c in enumerate(confidence) if b / bins <= c < (b + 1) / bins or (b == bins - 1 and c == 1.0)]
+        if inside:
+            accuracy = sum(right[i] for i in inside) / len(inside)
+            mean = sum(confidence[i] for i in inside) / len(inside)
+            total += len(inside) / len(confidence) * abs(accuracy - mean)
+    return total
+
+
+@pytest.mark.parametrize("bins", [1, 4, 15])
+def test_calibration_error_is_that_of_a_loop_over_bins(bins):
+    rng = np.random.default_rng(1)
+    confidence = np.concatenate([rng.random(200), [0.0, 1.0, 1.0, 0.25, 0.5]])
+    right = rng.random(205) < confidence**2
+    found = calibration(confidence, right, bins)
+    assert found.error == pytest.approx(ece(confidence.tolist(), right.tolist(), bins))
+    assert found.count.sum() == 205
+
+
+def test_calibration_by_hand_with_certainty_in_the_last_bin():
+    found = calibration(np.array([1.0, 1.0, 0.6, 0.1]), np.array([True, False, True, False]), 2)
+    assert found.count.tolist() == [1, 3]
+    np.testing.assert_allclose(found.accuracy, [0, 2 / 3])
+    np.testing.assert_allclose(found.confidence, [0.1, 2.6 / 3])
+    assert found.error == pytest.approx(0.25 * 0.1 + 0.75 * 0.2)
+    assert np.isnan(calibration(np.array([0.9]), np.array([True]), 2).accuracy[0])
+
+
+@pytest.mark.parametrize("wrong", [1.0001, -0.1, np.nan])
+def test_confidence_that_is_no_probability_is_an_error(wrong):
+    with pytest.raises(StageError, match="expected confidences"):
+        calibration(np.array([0.5, wrong]), np.array([True, True]), 3)
+
+
+def test_bad_and_unlabelled_images_are_left_out_and_counted():
+    label, predicted = LABEL.copy(), ANSWER.copy()
+    label[[0, 5]] = -1
+    predicted[[1, 7, 9]] = -1
+    summary, stored = audit(label, predicted)
+    keep = (label >= 0) & (predicted >= 0)
+    np.testing.assert_array_equal(
+        stored["confusion/matrix"], metrics.confusion_matrix(LABEL[keep], ANSWER[keep], labels=range(3))
+    )
+    assert (summary.notes["n"], summary.notes["unlabelled"], summary.notes["bad"]) == (7, 2, 3)
+
+
+def test_data_without_labels_are_not_applicable():
+    summary, stored = audit([-1] * 4, [0, 1, 1, 0], class_names=("ant", "bee"))
+    assert summary.notes["status"] == "not applicable"
+    assert not summary.measurements
+    assert stored["confusion/matrix"].sum() == 0
+
+
+def test_absent_labels_have_unknown_recall_and_are_told():
+    summary, _ = audit([0, 0, 1, 1], [0, 2, 1, 1], class_names=("ant", "bee", "cat"), min_support=1)
+    assert [row["recall"] for row in summary.notes["classes"]] == [0.5, 1.0, None]
+    assert [row["precision"] for row in summary.notes["classes"]] == [1.0, 1.0, 0.0]
+    assert "cat" in codes_of(summary)["confusion/absent-label"].detail
+
+
+def test_classes_that_are_never_answered_are_told():
+    summary, _ = audit([0] * 20 + [1] * 20, [0] * 40)
+    finding = codes_of(summary)["confusion/never-predicted"]
+    assert finding.severity == "error"
+    assert "bee" in finding.detail
+
+
+def test_classes_in_another_order_are_told():
+    label, answer = answers()
+    order = np.array([2, 0, 3, 1])
+    matrix = confusion_matrix(label, order[answer], 4)
+    found, share = best_order(matrix)
+    assert found.tolist() == order.tolist()
+    assert share == pytest.approx((label == answer).mean())
+    summary, _ = audit(label, order[answer])
+    assert "ant as cat" in codes_of(summary)["confusion/class-order"].detail
+    summary, _ = audit(label, answer)
+    assert "confusion/class-order" not in codes_of(summary)
+
+
+@pytest.mark.parametrize("key", ["bins", "pairs", "examples", "min_support"])
+def test_settings_out_of_range(key):
+    with pytest.raises(ConfigError, match=rf"confusion\.{key}"):
+        Confusion(**{key: 0})
