@@ -150,10 +150,14 @@ def _close(config: Any, notes: Mapping[str, Any], published: str) -> int:
 def _composed(overrides: list[str], task: Callable[[DictConfig], int]) -> int:
     """Let Hydra parse its flags and compose the config, and put its complaints into one line."""
     code = 0
+    raised: list[BaseException] = []
 
     def run(composed: DictConfig) -> None:
         nonlocal code
-        code = task(composed)
+        try:
+            code = task(composed)
+        except BaseException as error:  # Hydra would announce it in its own words first; raised again below
+            raised.append(error)
 
     before, sys.argv = sys.argv, ["convaudit", *overrides]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting with 1
@@ -171,6 +175,8 @@ def _composed(overrides: list[str], task: Callable[[DictConfig], int]) -> int:
         raise
     finally:
         sys.argv = before
+    if raised:
+        raise raised[0]
     return code
 
 

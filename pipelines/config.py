@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -223,10 +224,9 @@ def _refuse_unknown(kind: Any, value: Any, path: str) -> None:
             if key not in known:
                 raise ConfigError(f"{path}.{key}: no such setting{did_you_mean(str(key), known)}")
             _refuse_unknown(hints[key], item, f"{path}.{key}")
-    elif isinstance(value, Mapping) and typing.get_origin(kind) is not None:
-        inner = typing.get_args(kind)
-        for key, item in value.items() if len(inner) == 2 else ():
-            _refuse_unknown(inner[1], item, f"{path}.{key}")
-        for option in inner:
-            if dataclasses.is_dataclass(option):
-                _refuse_unknown(option, value, path)
+    elif isinstance(value, Mapping) and typing.get_origin(kind) in (dict, Mapping):
+        for key, item in value.items():
+            _refuse_unknown(typing.get_args(kind)[1], item, f"{path}.{key}")
+    elif isinstance(value, Mapping) and typing.get_origin(kind) in (typing.Union, types.UnionType):
+        for option in typing.get_args(kind):
+            _refuse_unknown(option, value, path)

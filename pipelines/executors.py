@@ -163,7 +163,8 @@ class LocalCluster(Cluster):
                 processes=True,
                 host="127.0.0.1",
                 memory_limit=self.memory_limit,
-                dashboard_address=self.dashboard,
+                # None would still open a port, on every interface
+                dashboard_address=self.dashboard or "127.0.0.1:0",
             ) as cluster,
         ):
             yield from _connected(cluster, f"{count} local worker{'s' * (count > 1)} x {threads} torch threads")
@@ -190,12 +191,8 @@ class CudaCluster(Cluster):
         except ImportError as error:
             raise ClusterError(f"cluster=cuda needs dask-cuda ({error}); pip install 'convaudit[gpu]'") from error
         # Torch's memory is invisible to Dask, so its limits could only kill workers.
-        options = {
-            "threads_per_worker": 1,
-            "device_memory_limit": None,
-            "memory_limit": None,
-            "dashboard_address": None,
-        }
+        options: dict[str, Any] = {"threads_per_worker": 1, "device_memory_limit": None, "memory_limit": None}
+        options |= {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
         if self.devices is not None:
             options["CUDA_VISIBLE_DEVICES"] = list(self.devices)
         with _quiet(), LocalCUDACluster(**options) as cluster:

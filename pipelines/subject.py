@@ -61,11 +61,11 @@ def examine(config: Config, model: ResolvedModel) -> Audited:
     DataError, ModelError
         When data and model do not fit each other.
     """
-    from ..stages.network.layers import trace
+    from ..stages.network.layers import examine as look_into
 
     index = config.data.index()
-    layers, n_logit = trace(model.build(), _probe(config, index))
-    class_names = _class_names(index, model, n_logit)
+    anatomy = look_into(model.build(), _probe(config, index))
+    class_names = _class_names(index, model, anatomy.n_logit)
     facts = {
         "schema": 1,
         "class_names": list(class_names),
@@ -73,7 +73,7 @@ def examine(config: Config, model: ResolvedModel) -> Audited:
         "input_shape": list(index.input_shape),
         "mean": list(index.mean),
         "std": list(index.std),
-        "layers": [asdict(layer) | {"shape": list(layer.shape)} for layer in layers],
+        "layers": [asdict(layer) | {"shape": list(layer.shape)} for layer in anatomy.layers],
         "seed": config.seed,
         "shard": config.numerics.shard,
         "batch": config.numerics.batch,

@@ -89,7 +89,7 @@ def test_finish_refuses_a_wrong_shape_and_an_undeclared_array(tmp_path):
     store.allocate(tmp_path / "g", "confusion", arrays(), shard=8)
     with pytest.raises(StoreError, match=r"matrix: expected shape \(3, 3\), got \(2, 3\)"):
         store.finish(tmp_path / "g", Summary({"matrix": np.zeros((2, 3))}))
-    with pytest.raises(StoreError, match="'matrx'.*did you mean 'matrix'"):
+    with pytest.raises(StoreError, match=r"'matrx'.*did you mean 'matrix'"):
         store.finish(tmp_path / "g", Summary({"matrx": np.zeros((3, 3))}))
 
 
