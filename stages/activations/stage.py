@@ -98,11 +98,11 @@ class Activations(SoleLeaf):
         """Put the channels of all layers side by side and fold the images of the batch."""
         del task
         seen = [batch.observed(self.name, layer.name) for layer in self._chosen(subject)]
-        values = ChannelValues(*(_side_by_side(tensors) for tensors in zip(*seen, strict=True)))
-        valid = np.asarray(batch.valid, bool)
-        partial = summarise(*(array[valid] for array in values[:6]))
-        image = np.asarray(batch.positions, np.int64)
-        return Result(partial=partial | ranks(values.peak, values.entrant, values.position, image, valid))
+        values = [_side_by_side(tensors) for tensors in zip(*seen, strict=True)]
+        valid, image = np.asarray(batch.valid, bool), np.asarray(batch.positions, np.int64)
+        peak, low, mean, variance, mean_abs, saturated = (array[valid] for array in values[:6])
+        statistics = summarise(peak, low, mean, variance, mean_abs, saturated)
+        return Result(partial=statistics | ranks(values[0], values[6], values[7], image, valid))
 
     def combine(self, first: Partial, second: Partial) -> Partial:
         """Merge two disjoint sets of images."""

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 def usable(logit: Float[np.ndarray, "image class"]) -> Bool[np.ndarray, " image"]:
     """Tell which rows hold nothing but finite numbers."""
-    return np.isfinite(logit).all(axis=1)
+    return np.asarray(np.isfinite(logit).all(axis=1))
 
 
 def predicted_class(logit: Float[np.ndarray, "image class"]) -> Int[np.ndarray, " image"]:

@@ -96,7 +96,8 @@ def train(
             loss.append(_epoch(model, x[~held_out], y[~held_out], batch, optimizer, schedule, order))
             correct.append(_correct(model, x[held_out], y[held_out]))
     tested = int(held_out.sum())
-    return Trained(_parameters(model), np.float32(loss), np.float32(correct) / np.float32(tested), correct[-1], tested)
+    accuracy = np.asarray(correct, np.float32) / np.float32(tested)
+    return Trained(_parameters(model), np.asarray(loss, np.float32), accuracy, correct[-1], tested)
 
 
 def _epoch(

@@ -53,7 +53,8 @@ class Thumbnails(SoleLeaf):
             return (SIGNAL.sized((subject.n_image, channel, *space)),)
         if len(space) != 2:
             raise ConfigError(f"thumbnails: expected data with 1 or 2 spatial axes, got {subject.axes}; leave it out")
-        return (IMAGE.sized((subject.n_image, channel, *pictures.thumbnail_shape(*space, self.size))),)
+        y, x = space
+        return (IMAGE.sized((subject.n_image, channel, *pictures.thumbnail_shape(y, x, self.size))),)
 
     def process(self, batch: Batch, task: Task, subject: Subject) -> Result:
         """Undo the normalisation, scale down, and count what does not fit into 8 bits."""
