@@ -68,9 +68,7 @@ def test_pairs_are_directed_sorted_and_end_where_confusion_ends():
 
 def test_pairs_come_with_their_most_confident_images():
     confidence = [0.9] * 3 + [0.6, 0.8, 0.9, 0.9, 0.7, 0.5, 0.9, 0.9, 0.4]
-    summary, stored = audit(
-        LABEL, ANSWER, [0.9] * 3 + [0.6, 0.8, 0.9, 0.9, 0.7, 0.5, 0.9, 0.9, 0.4], pairs=6, examples=1
-    )
+    summary, stored = audit(LABEL, ANSWER, confidence, pairs=6, examples=1)
     assert stored["confusion/pair"].tolist() == [[0, 1], [1, 0], [1, 2], [2, 1], [-1, -1], [-1, -1]]
     assert stored["confusion/pair_count"].tolist() == [2, 1, 1, 1, -1, -1]
     assert [pair["images"] for pair in summary.notes["pairs"]] == [[4], [8], [7], [11]]
