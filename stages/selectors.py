@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from .errors import ConfigError, did_you_mean
 from .specs import LayerSpec
 
 _GLOB = frozenset("*?[")
+_Name = TypeVar("_Name", bound=str | int)
 
 
 def select_layers(selectors: str | Sequence[str], layers: Sequence[LayerSpec]) -> tuple[LayerSpec, ...]:
@@ -216,5 +218,5 @@ def _count(selector: str, value: str) -> int:
     return int(value)
 
 
-def _listed(selectors: str | Sequence[str]) -> Sequence[str]:
+def _listed(selectors: str | Sequence[_Name]) -> Sequence[str | _Name]:
     return [selectors] if isinstance(selectors, str) else selectors

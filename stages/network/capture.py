@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -213,7 +214,12 @@ class _Watcher:
             place = self.place(name, "output")
             if place is None or not isinstance(output, Tensor):
                 return None
-            return self.show(Seen(place, output, module, output._is_view() or _shared(output, args)))
+            other = self.show(Seen(place, output, module, output._is_view() or _shared(output, args)))
+            inplace = getattr(module, "inplace", False) and any(output is value for value in args)
+            if other is not None and inplace and not torch.is_grad_enabled():
+                # The model may ignore what an in-place module returns; a graph, though, forbids to write here.
+                return output.copy_(other)
+            return other
 
         return hook
 

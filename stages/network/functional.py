@@ -85,7 +85,7 @@ def recognise(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str
     spelling = _SPELLINGS.get(func)
     if spelling is None:
         return None
-    given = dict(zip(spelling.parameters, args, strict=False)) | kwargs
+    given = {**dict(zip(spelling.parameters, args, strict=False)), **kwargs}
     value = given.get("input", args[0] if args else None)
     if not isinstance(value, Tensor) or value.ndim < 2 or not value.is_floating_point():
         return None

@@ -149,7 +149,8 @@ def _kind(at: Seen) -> tuple[LayerKind, float | None]:
         return "other", None
     if isinstance(source, nn.Hardtanh):
         return ("relu", float(source.max_val)) if source.min_val == 0 else ("other", None)
-    return next((kind for kind, fits in _MODULES if fits(source)), "other"), None
+    kinds: list[LayerKind] = [kind for kind, fits in _MODULES if fits(source)]
+    return kinds[0] if kinds else "other", None
 
 
 _MODULES: tuple[tuple[LayerKind, Callable[[nn.Module], bool]], ...] = (

@@ -127,14 +127,15 @@ def _own_state(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _reset(name: str, module: nn.Module, seed: int) -> dict[str, Tensor]:
-    if not callable(getattr(module, "reset_parameters", None)):
-        raise StageError(f"randomise: module {name!r} ({type(module).__name__}) has no reset_parameters()")
-    device = next(module.parameters(recurse=False)).device
     # Drawn on the CPU, where a seed means the same numbers on every machine.
     twin = copy.deepcopy(module).cpu()
+    reset = getattr(twin, "reset_parameters", None)
+    if not callable(reset):
+        raise StageError(f"randomise: module {name!r} ({type(module).__name__}) has no reset_parameters()")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(stable_seed(seed, name, "randomise"))
-        twin.reset_parameters()
+        reset()
+    device = next(module.parameters(recurse=False)).device
     before = _own_state(module)
     return {
         key: value.detach().to(device).contiguous(memory_format=_format(before[key]))

@@ -53,6 +53,36 @@ def test_ablate_an_in_place_function_whose_result_is_ignored(graph):
         torch.testing.assert_close(batch.activation("stem"), without(torch.relu(model.stem.conv(x)), 1))
 
 
+def test_ablate_an_in_place_module_whose_result_is_ignored():
+    class Net(tiny.ConvNet):
+        def forward(self, x):
+            x = self.conv1(x)
+            self.relu1(x)
+            return x.mean((2, 3))[:, :5]
+
+    model = Net().eval().double()
+    block = next(iter(tiny.tiny_blocks(tiny.tiny_images(model), 6)))
+    got = logits(model, tiny.tiny_subject(model), block, Ablate("relu1", (1, 3)))
+    assert (got[:, [1, 3]] == 0).all()
+    assert (got[:, [0, 2, 4]] > 0).all()
+
+
+def test_ablate_a_module_that_gives_back_its_input():
+    class Net(tiny.ConvNet):
+        def forward(self, x):
+            x = self.conv1(x).mean((2, 3))[:, :5]
+            return self.relu1(x) + x
+
+    model = Net()
+    model.relu1 = nn.Identity()
+    model.eval().double()
+    block = next(iter(tiny.tiny_blocks(tiny.tiny_images(model), 6)))
+    subject = tiny.tiny_subject(model)
+    whole, got = (logits(model, subject, block, variant) for variant in (Identity(), Ablate("relu1", (1, 3))))
+    torch.testing.assert_close(got[:, [1, 3]] * 2, whole[:, [1, 3]])
+    torch.testing.assert_close(got[:, [0, 2, 4]], whole[:, [0, 2, 4]])
+
+
 def test_ablate_before_an_in_place_sum_and_of_an_input():
     model, subject, block, x = setting("residual")
     stem = torch.nn.functional.relu6(model.conv(x))
