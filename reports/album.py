@@ -56,6 +56,11 @@ class Frame:
     alt: str
     caption: str = ""
 
+    @property
+    def wide(self) -> bool:
+        """Whether two of them are better shown one below the other."""
+        return self.width >= 1.8 * self.height
+
 
 @dataclass(frozen=True)
 class Evidence:
