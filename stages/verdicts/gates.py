@@ -52,9 +52,7 @@ class Gate:
 
     def __post_init__(self) -> None:
         if self.min is None and self.max is None:
-            raise ConfigError(
-                f"gate on {self.measurement}: expected min or max, got neither; set level=off instead"
-            )
+            raise ConfigError(f"gate on {self.measurement}: expected min or max, got neither; set level=off instead")
         for side, limit in (("min", self.min), ("max", self.max)):
             if limit is not None and not math.isfinite(limit):
                 raise ConfigError(f"gate on {self.measurement}: {side} must be a finite number, got {limit}")

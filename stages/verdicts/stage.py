@@ -105,16 +105,20 @@ def headline(notes: Mapping[str, Any]) -> str:
         parts[0] += f" ({len(gates) - len(judged)} not judged)"
     names = [gate["name"] for gate in judged if gate["status"] != "PASS"]
     if names:
-        parts.append("not passed: " + ", ".join(names))
+        parts.append("not passed: " + _shown(names))
     if notes["failures"]:
-        parts.append("failed: " + ", ".join(row["leaf"] for row in notes["failures"]))
+        parts.append("failed: " + _shown([row["leaf"] for row in notes["failures"]]))
     if notes["error_findings"]:
-        parts.append(f"{notes['error_findings']} findings of severity error")
+        parts.append(f"findings of severity error: {notes['error_findings']}")
     accuracy = notes["accuracy"]
     if accuracy is not None:
         bounds = "" if accuracy["low"] is None else f" [{100 * accuracy['low']:.1f}, {100 * accuracy['high']:.1f}]"
         parts.append(f"accuracy {100 * accuracy['value']:.1f} %{bounds} n={accuracy['n']}")
     return f"{notes['verdict']}  " + "; ".join(parts)
+
+
+def _shown(names: Sequence[str], limit: int = 4) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def _others(stored: Stored) -> tuple[str, ...]:
