@@ -41,7 +41,7 @@ convaudit audits what a convolutional network has learnt, over a whole data set.
 
 Parts of the audit, as DVC runs them:
   convaudit config --out FILE [OVERRIDE ...]  write the resolved config
-  convaudit reference --weights F --data F    train the default model and export it with its data
+  convaudit reference --weights F --data F    train the default model and export it with its data [--config FILE]
   convaudit sweep --config FILE               all stages that look at the images
   convaudit check STAGE --config FILE         one stage that works on their results
   convaudit report --config FILE              verdict and report
@@ -245,16 +245,17 @@ def _config_command(given: list[str]) -> int:
 
 def _reference_command(given: list[str]) -> int:
     path = {"type": Path, "required": True}
-    options = _parse("reference", given, ("--weights", path), ("--data", path), ("overrides", {"nargs": "*"}))
+    files = ("--weights", path), ("--data", path), ("--config", {"type": Path})
+    options = _parse("reference", given, *files, ("overrides", {"nargs": "*"}))
+    if options.config is not None and options.overrides:
+        raise ConfigError("convaudit reference: expected --config or overrides, got both")
 
-    def export(composed: DictConfig) -> int:
+    def export(config: Any) -> int:
         import shutil
 
-        from .config import check, resolve
         from .reference import export_digits, trained_checkpoint
         from .workspace import Workspace
 
-        config = check(resolve(composed))
         workspace = Workspace(config.work)
         with workspace.locked():
             trained = trained_checkpoint(config, workspace)
@@ -263,7 +264,11 @@ def _reference_command(given: list[str]) -> int:
         export_digits(options.data)
         return 0
 
-    return _composed(options.overrides, export)
+    from .config import check, load, resolve
+
+    if options.config is not None:
+        return export(load(options.config))
+    return _composed(options.overrides, lambda composed: export(check(resolve(composed))))
 
 
 def _sweep_command(given: list[str]) -> int:

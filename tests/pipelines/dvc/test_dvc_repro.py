@@ -1,0 +1,145 @@
+"""`dvc repro` from nothing to a verdict, and what it does not do a second time."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[3]
+SETTINGS = (
+    "data=arrays audit=standard cluster=inprocess data.limit=60 numerics.batch=32 numerics.shard=32 reference.epochs=2"
+)
+SETTINGS += " reference.min_accuracy=0.1"
+CHECKS = {"embeddings", "neighbors", "confusion", "filters", "ablation"}
+ALL = {"config", "reference", "sweep", "report"} | CHECKS
+
+pytestmark = pytest.mark.slow
+
+
+class Pipeline:
+    """A copy of the pipeline in a folder of its own, with caches and settings of its own."""
+
+    def __init__(self, folder: Path, home: Path) -> None:
+        self.folder = folder
+        scripts = str(Path(sys.executable).parent)
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("DVC_")},
+            "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
+            "DVC_NO_ANALYTICS": "1",
+            "DVC_SITE_CACHE_DIR": str(home / "site"),
+            "DVC_GLOBAL_CONFIG_DIR": str(home / "global"),
+            "DVC_SYSTEM_CONFIG_DIR": str(home / "system"),
+            "OMP_NUM_THREADS": "1",
+        }
+        folder.mkdir(parents=True)
+        for name in ("conf", "pipelines", "stages", "reports"):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("dvc.yaml", ".dvcignore"):
+            shutil.copy(ROOT / name, folder / name)
+        self.set(SETTINGS)
+        self.dvc("init", "--no-scm", "--quiet")
+        shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc" / "config")
+        self.dvc("config", "core.no_scm", "true")
+
+    def dvc(self, *words: str) -> str:
+        return self._call(sys.executable, "-m", "dvc", *words)
+
+    def repro(self) -> set[str]:
+        """Reproduce, and say which stages ran their command."""
+        self.said = self.dvc("repro")
+        return set(re.findall(r"Running stage '(\w+)'", self.said))
+
+    def set(self, overrides: str) -> None:
+        values = {"weights": "weights/digits.safetensors", "data": "weights/digits.npz", "overrides": overrides}
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(values))
+
+    def _call(self, *words: str) -> str:
+        result = subprocess.run(
+            words, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=500
+        )
+        assert result.returncode == 0, f"{words}\n{result.stdout[-6000:]}\n{result.stderr[-4000:]}"
+        return result.stdout + result.stderr
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+    def timings(self) -> dict:
+        return json.loads(self.path("run/timings.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory) -> Pipeline:
+    pytest.importorskip("dvc", reason="needs dvc")
+    made = Pipeline(tmp_path_factory.mktemp("first") / "audit", tmp_path_factory.mktemp("home"))
+    made.first = made.repro()
+    return made
+
+
+def sealed(pipeline: Pipeline) -> set[str]:
+    """Finished leaves by fingerprint: a new one tells that something was computed."""
+    return {path.name for path in pipeline.path(".work/sealed").iterdir() if path.is_dir()}
+
+
+def test_the_first_time_everything_runs(pipeline):
+    assert pipeline.first == ALL
+    for name in ("report.html", "verdict.json", "store/predictions.zarr", "checks/confusion.zarr"):
+        assert pipeline.path(f"run/{name}").exists()
+
+
+def test_the_second_time_nothing_runs(pipeline):
+    assert pipeline.repro() == set()
+    assert "up to date" in pipeline.said
+
+
+def test_a_confusion_setting_reruns_confusion_and_the_report(pipeline):
+    pipeline.set(f"{SETTINGS} confusion.pairs=3")
+    assert pipeline.repro() == {"config", "confusion", "report"}
+
+
+def test_a_gate_reruns_the_report_alone(pipeline):
+    before = sealed(pipeline)
+    pipeline.set(f"{SETTINGS} confusion.pairs=3 gates.accuracy.min=0.01")
+    assert pipeline.repro() == {"config", "report"}
+    assert len(sealed(pipeline) - before) == 1
+
+
+def test_another_attribution_method_computes_that_leaf_alone(pipeline):
+    config = yaml.safe_load(pipeline.path("run/config.yaml").read_text())
+    before = sealed(pipeline)
+    second = "+attributions.methods.second._target_=convaudit.stages.attributions.saliency.Saliency"
+    settings = "+attributions.methods.second.target=predicted +attributions.methods.second.reduction=sum"
+    pipeline.set(f"{SETTINGS} {second} {settings}")
+    ran = pipeline.repro()
+    assert "second" not in config["attributions"]["methods"]
+    assert {"config", "sweep", "report"} <= ran
+    assert not ran & CHECKS - {"confusion"}
+    fresh = {leaf for leaf, row in pipeline.timings().items() if row.get("from_cache") is False}
+    assert "attributions/second" in fresh
+    assert not {"predictions", "features", "activations", "attributions/saliency", "attributions/grad_cam"} & fresh
+    # The method, and the verdict, which judges every leaf; the first confusion settings were sealed before.
+    assert len(sealed(pipeline) - before) == 2
+
+
+def test_a_deleted_store_comes_back_without_computing(pipeline):
+    report = pipeline.path("run/report.html").read_bytes()
+    before = sealed(pipeline)
+    shutil.rmtree(pipeline.path("run/store"))
+    assert "sweep" not in pipeline.repro()
+    assert pipeline.path("run/store/predictions.zarr").is_dir()
+    assert pipeline.path("run/report.html").read_bytes() == report
+    assert sealed(pipeline) == before
+
+
+def test_another_folder_gives_the_same_report(pipeline, tmp_path):
+    pipeline.set(SETTINGS)
+    pipeline.repro()
+    other = Pipeline(tmp_path / "some" / "where" / "else", tmp_path / "home")
+    assert other.repro() == ALL
+    assert other.path("run/report.html").read_bytes() == pipeline.path("run/report.html").read_bytes()
+    assert other.path("run/verdict.json").read_bytes() == pipeline.path("run/verdict.json").read_bytes()
