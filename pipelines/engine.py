@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import pickle
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,6 +28,8 @@ from .progress import Meter, console
 from .store import RunStore, StoreView, digest
 from .subject import Audited
 from .workspace import Attempt, Workspace
+
+_numbers = itertools.count()
 
 
 @dataclass
@@ -173,6 +176,7 @@ def _run(session: Session, plan: Plan, names: Sequence[str], label: str) -> None
             work.seconds = seconds
             _seal(session, work, total / seconds if unit == "images" and total else None)
     job.unlink()
+    job.with_suffix(".parquet").unlink()
 
 
 def _begin(session: Session, plan: Plan, name: str) -> _Work | None:
@@ -191,9 +195,10 @@ def _begin(session: Session, plan: Plan, name: str) -> _Work | None:
 
 def _write_job(session: Session, works: Sequence[_Work]) -> Path:
     jobs = session.workspace.root / "jobs"
-    table = jobs / f"{session.workspace.token}.parquet"
-    if not table.exists():
-        session.audited.table.to_parquet(table, index=False)
+    # Processes remember jobs by path, and one process may see several sessions: no path is used twice.
+    path = jobs / f"{session.workspace.token}.{next(_numbers)}.pkl"
+    table = path.with_suffix(".parquet")
+    session.audited.table.to_parquet(table, index=False)
     job = worker.Job(
         leaves={work.leaf.name: work.leaf for work in works},
         tasks={work.leaf.name: work.tasks for work in works},
@@ -205,7 +210,6 @@ def _write_job(session: Session, works: Sequence[_Work]) -> Path:
         data=session.config.data,
         numerics=session.config.numerics,
     )
-    path = jobs / f"{session.workspace.token}.{len(session.timings)}.pkl"
     path.write_bytes(pickle.dumps(job))
     return path.resolve()
 
