@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -107,11 +107,13 @@ def prepare_picture(picture: Image.Image, settings: Preprocessing) -> Float32[np
         When the result would have too many pixels, or is smaller than the crop.
     """
     picture = picture if picture.mode == settings.mode else picture.convert(settings.mode)
+    # Torchvision's annotations speak of tensors alone; its functions take pictures as well.
+    shown: Any = picture
     if settings.size is not None:
-        picture = functional.resize(picture, _resized(picture.height, picture.width, settings), _filter(settings))
+        shown = functional.resize(shown, _resized(shown.height, shown.width, settings), _filter(settings))
     if settings.crop is not None:
-        picture = functional.center_crop(picture, _cropped(picture.height, picture.width, settings))
-    values = np.asarray(picture)
+        shown = functional.center_crop(shown, _cropped(shown.height, shown.width, settings))
+    values = np.asarray(shown)
     values = values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0)
     return normalise(values, settings)
 

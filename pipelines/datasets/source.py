@@ -173,7 +173,7 @@ class DataSource(ABC):
         notes: dict[str, Any] = {"split": self.split, "limit": self.limit}
         if self.split is not None:
             there = sorted({str(name) for name in table["split"] if name})
-            table = table[table["split"] == self.split]
+            table = table.loc[(table["split"] == self.split).to_numpy()]
             if table.empty:
                 raise DataError(f"data.split: no image is in split {self.split!r}{did_you_mean(self.split, there)}")
         notes["in_split"] = len(table)
@@ -181,7 +181,7 @@ class DataSource(ABC):
             table = table.iloc[stratified_sample(table["id"], table["label"], self.limit, self.sample_seed)]
         notes["audited"] = len(table)
         slices = [name for name in table.columns if name not in COLUMNS]
-        return table[["id", "key", "label", "split", *slices]].reset_index(drop=True), notes
+        return table.loc[:, ["id", "key", "label", "split", *slices]].reset_index(drop=True), notes
 
 
 def first_repeated(names: Iterable[str]) -> str | None:

@@ -26,7 +26,7 @@ PREFIXES = ("module.", "_orig_mod.", "model.")
 _HARMLESS = [
     argparse.Namespace,
     pathlib.PosixPath,
-    np._core.multiarray.scalar,
+    np.float64(0).__reduce__()[0],  # what rebuilds a numpy scalar
     np.dtype,
     *(type(np.dtype(name)) for name in ("float64", "float32", "int64", "bool")),
 ]
@@ -158,7 +158,7 @@ def _searched(content: Any, name: str) -> tuple[str, Mapping[str, Tensor]]:
 def _nested(content: Mapping[str, Any], depth: int, above: str = "") -> Iterable[tuple[str, Mapping[str, Tensor]]]:
     for key in NESTED:
         inner = content.get(key)
-        if _is_state(inner):
+        if inner is not None and _is_state(inner):
             yield above + key, inner
         elif isinstance(inner, Mapping) and depth > 1:
             yield from _nested(inner, depth - 1, f"{above}{key}.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float
 
@@ -31,7 +33,7 @@ def load_digits_split() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    digits = load_digits()
+    digits: Any = load_digits()
     scans, labels = digits.images, digits.target
     positions = np.arange(len(labels))
     _, test = train_test_split(positions, test_size=TEST_SHARE, stratify=labels, random_state=SPLIT_SEED)
