@@ -329,7 +329,7 @@ def encode_image(pixels: np.ndarray) -> tuple[str, bytes]:
     image = Image.fromarray(np.ascontiguousarray(pixels[0] if grey else np.moveaxis(pixels, 0, -1)))
     if max(image.size) > _LOSSLESS_SIDE:
         return "image/webp", _save(image.convert("RGB"), "WEBP", quality=80, method=6)
-    exact = _save(image.convert("RGB"), "WEBP", lossless=True, quality=100, method=6)
+    exact = _save(image.convert("RGB"), "WEBP", lossless=True, quality=50, method=3)
     png = _save(image, "PNG", optimize=True)
     return ("image/png", png) if len(png) <= len(exact) else ("image/webp", exact)
 

@@ -275,9 +275,17 @@ def _headlines(material: Material, found: Sequence[tuple[str, Finding]]) -> tupl
     headlines.append(Headline("Images", number(total), f"{number(bad)} could not be read"))
     counts = [sum(finding.severity == severity for _, finding in found) for severity in _SEVERITIES]
     headlines.append(
-        Headline("Findings", number(len(found)), f"{counts[0]} errors, {counts[1]} warnings, {counts[2]} notes")
+        Headline(
+            "Findings",
+            number(len(found)),
+            ", ".join(_plural(n, word) for n, word in zip(counts, ("error", "warning", "note"), strict=True)),
+        )
     )
     return tuple(headlines)
+
+
+def _plural(n: int, word: str) -> str:
+    return f"{number(n)} {word}" if n == 1 else f"{number(n)} {word}s"
 
 
 def _bounds(measurement: Measurement) -> str:

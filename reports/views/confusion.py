@@ -134,7 +134,7 @@ def _shares(matrix: np.ndarray) -> np.ndarray:
 def _table(matrix: np.ndarray, names: tuple[str, ...]) -> tuple[MatrixRow, ...]:
     wrong = matrix.copy()
     np.fill_diagonal(wrong, 0)
-    peak = max(1, int(wrong.max(initial=0)))
+    peak = max(_LEVELS, int(wrong.max(initial=0)))
     rows = []
     for label, name in enumerate(names):
         cells = tuple(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from convaudit.reports import build, sections
+from convaudit.reports import build, figures, sections
 from convaudit.reports.album import Album
 from convaudit.reports.build import ReportOptions, StageTime, build_nightly, build_report
 from convaudit.reports.material import Limits, Material
@@ -240,9 +240,10 @@ def test_large_data_stay_below_five_megabytes(make, config):
     assert len(page.encode()) < 5_000_000
 
 
-def test_many_points_become_pixels(make, config):
+def test_many_points_become_pixels(make, config, monkeypatch):
+    monkeypatch.setattr(figures, "VECTOR_POINTS", 300)
     names = tuple(f"class {place}" for place in range(30))
-    drawn = section_of(build_report(make(n=5_200, size=(8, 8), classes=names), config), "embeddings")
+    drawn = section_of(build_report(make(n=400, size=(8, 8), classes=names), config), "embeddings")
     assert 'class="cloud right" d=' not in drawn.replace("cloud right big-dot", "")
     assert drawn.count("data:image/png") == 12 * 2 + 1
     assert "18 more classes not shown" in drawn
