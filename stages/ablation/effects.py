@@ -160,7 +160,7 @@ def findings(effects: Sequence[Effect]) -> tuple[Finding, ...]:
     return tuple(found)
 
 
-def notes(choice: Choice, effects: Sequence[Effect], n: int, n_image: int) -> dict[str, Any]:
+def notes(choice: Choice, effects: Sequence[Effect], n: int, asked: int, n_image: int) -> dict[str, Any]:
     """Each case in words, and what the caps left out."""
     singles = sum(not case.joint for case in choice.cases)
     joint = len(choice.cases) - singles
@@ -168,7 +168,7 @@ def notes(choice: Choice, effects: Sequence[Effect], n: int, n_image: int) -> di
         "status": "measured" if effects else "nothing flagged" if not choice.flagged_channels else "capped to nothing",
         "layers": list(choice.layers),
         "n": n,
-        "sampled": f"{n} of {n_image} images, evenly spaced" if n < n_image else f"all {n_image} images",
+        "sampled": f"{asked} of {n_image} images, evenly spaced" if asked < n_image else f"all {n_image} images",
         "left_out": {"channels": choice.flagged_channels - singles, "layers": choice.flagged_layers - joint},
         "cases": [_row(effect) for effect in effects],
         "definition": "A channel is off when its layer's output is set to zero there. Behind a ReLU, one that never "

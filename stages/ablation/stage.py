@@ -103,13 +103,13 @@ class Ablation(SoleLeaf):
         whole = np.asarray(stored["predictions/predicted"][:])
         margin = np.asarray(stored["predictions/margin"][:])
         images = np.array([image for part in sampled(subject, self.max_images) for image in part], np.int64)
-        images = images[whole[images] >= 0]
+        asked, images = len(images), images[whole[images] >= 0]
         answers = {
             key: np.concatenate([np.empty(0, np.int64), *(part[key] for part in partials)])
             for key in ("row", "position", "predicted")
         }
         effects = tuple(effect_of(case, answers, images, whole, subject.label, margin) for case in choice.cases)
-        told = notes(choice, effects, len(images), subject.n_image)
+        told = notes(choice, effects, len(images), asked, subject.n_image)
         return Summary(self._columns(subject, effects), measurements(effects), findings(effects), told)
 
     def _choice(self, stored: Stored) -> Choice:

@@ -56,7 +56,7 @@ def measurements(counted: Counted, min_support: int) -> tuple[Measurement, ...]:
     support = counted.matrix.sum(axis=1)
     value = recall(counted.matrix)
     return (
-        _worst_recall(counted, min_support),
+        *_worst_recall(counted, min_support),
         Measurement(
             "confusion/mean_recall",
             float(value[support > 0].mean()),
@@ -79,18 +79,20 @@ def measurements(counted: Counted, min_support: int) -> tuple[Measurement, ...]:
     )
 
 
-def _worst_recall(counted: Counted, min_support: int) -> Measurement:
+def _worst_recall(counted: Counted, min_support: int) -> tuple[Measurement, ...]:
     support = counted.matrix.sum(axis=1)
-    name, path = "confusion/worst_recall", "confusion/matrix"
-    told = f"Lowest recall among the labels with at least {min_support} images"
     enough = np.flatnonzero(support >= min_support)
     if not len(enough):
-        return Measurement(name, math.nan, "1", "higher", 0, path, f"{told}; no label has as many.")
+        return ()
     value = recall(counted.matrix)[enough]
     worst = int(enough[np.argmin(value)])
     low, high = wilson(int(counted.matrix[worst, worst]), int(support[worst]))
-    told += f": {counted.class_names[worst]}. The bounds are this label's own; ties: first label."
-    return Measurement(name, float(value.min()), "1", "higher", int(support[worst]), path, told, low, high)
+    told = (
+        f"Lowest recall among the labels with at least {min_support} images: {counted.class_names[worst]}. The "
+        "bounds are this label's own; ties: first label."
+    )
+    name, path = "confusion/worst_recall", "confusion/matrix"
+    return (Measurement(name, float(value.min()), "1", "higher", int(support[worst]), path, told, low, high),)
 
 
 def findings(counted: Counted, min_support: int) -> tuple[Finding, ...]:
@@ -150,12 +152,14 @@ def _order(counted: Counted) -> tuple[Finding, ...]:
     )
 
 
-def notes(counted: Counted) -> dict[str, Any]:
+def notes(counted: Counted, min_support: int) -> dict[str, Any]:
     """Rows per class, pair and bin, for the report; a share that nothing was counted for is null."""
     support, answered = counted.matrix.sum(axis=1), counted.matrix.sum(axis=0)
     shares = zip(recall(counted.matrix), precision(counted.matrix), support, answered, strict=True)
+    sparse = {"confusion/worst_recall": f"no label has {min_support} images (confusion.min_support)"}
     return {
         "status": "measured",
+        "not_applicable": {} if (support >= min_support).any() else sparse,
         "n": counted.n,
         "unlabelled": counted.n_unlabelled,
         "bad": counted.n_bad,

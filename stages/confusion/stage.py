@@ -81,7 +81,10 @@ class Confusion(SoleLeaf):
             reason = "no image has both a label and a prediction"
             return Summary(arrays, notes={"status": "not applicable", "reason": reason})
         return Summary(
-            arrays, measurements(counted, self.min_support), findings(counted, self.min_support), notes(counted)
+            arrays,
+            measurements(counted, self.min_support),
+            findings(counted, self.min_support),
+            notes(counted, self.min_support),
         )
 
     def _count(self, subject: Subject, stored: Stored) -> Counted:

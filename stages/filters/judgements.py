@@ -199,7 +199,7 @@ def _of_layer(audited: Audited, audit: Audit) -> Iterator[Finding]:
                 f"filters/{trouble}",
                 severity,
                 f"{len(channels)} of {len(audited.trouble)} channels of {audited.layer.name} are {trouble}",
-                f"{_named(audited, channels, trouble)} ({definitions(audit.limits)[trouble]}; {audit.n} images). "
+                f"{_named(audited, channels, trouble)}: {definitions(audit.limits)[trouble]}, over {audit.n} images. "
                 f"{_advice(trouble, audit.n)}",
                 _evidence(audited, channels) if trouble in ("rare", "dormant") else (),
                 audited.layer.name,
@@ -208,22 +208,21 @@ def _of_layer(audited: Audited, audit: Audit) -> Iterator[Finding]:
 
 
 def _named(audited: Audited, channels: np.ndarray, trouble: str, limit: int = 8) -> str:
-    shown = []
-    for channel in channels[:limit]:
-        told = f"channel {channel}"
-        if trouble in ("dead", "rare"):
-            told += f" fires in {audited.rate[channel]:.3%} (95 %: below {audited.bound[channel]:.3%})"
-        elif trouble == "dormant":
-            told += f" has {audited.score[channel]:.3g} of the mean"
-        shown.append(told)
+    shown = ", ".join(f"{channel}{_told(audited, channel, trouble)}" for channel in channels[:limit])
     more = f" and {len(channels) - limit} more" if len(channels) > limit else ""
-    return ", ".join(shown) + more
+    return f"Channels {shown}{more}"
+
+
+def _told(audited: Audited, channel: int, trouble: str) -> str:
+    if trouble == "rare":
+        return f" (fires in {audited.rate[channel]:.3%} of the images; 95 %: below {audited.bound[channel]:.3%})"
+    return f" ({audited.score[channel]:.3g} of the mean)" if trouble == "dormant" else ""
 
 
 def _advice(trouble: str, n: int) -> str:
     return {
-        "dead": f"Never seen in {n} images means a true rate below {rule_of_three(n):.3%} at 95 % (rule of three), not "
-        "zero; look at its bias and its norm layer's scale.",
+        "dead": f"Seen in 0 of {n} images, so the true rate is below {rule_of_three(n):.3%} at 95 % (rule of three), "
+        "which is not zero; look at the bias and at the scale of the norm layer.",
         "rare": "It may have learnt something that is rare in these data; the images shown excite it most.",
         "dormant": "It fires, but adds next to nothing beside its neighbors.",
         "constant": "It says the same of every image, so it is a bias; look for zero weights in front of it.",

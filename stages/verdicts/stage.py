@@ -162,17 +162,19 @@ def _judged(
     broken = [row for row in failures if row["leaf"].split("/", 1)[0] == stage]
     if measurement is None and broken and not gate.is_off:
         return Judgement("ERROR", f"{broken[0]['leaf']} failed: {broken[0]['reason']}")
-    return judge(measurement, gate, _absence(stage, summaries) if measurement is None else "")
+    return judge(measurement, gate, _absence(gate.measurement, summaries) if measurement is None else "")
 
 
-def _absence(stage: str, summaries: Mapping[str, Summary]) -> str:
-    """Why `stage` could not be expected to measure; empty where it should have."""
-    own = [summary for leaf, summary in summaries.items() if leaf.split("/", 1)[0] == stage]
+def _absence(measurement: str, summaries: Mapping[str, Summary]) -> str:
+    """Why `measurement` could not be expected; empty where its stage should have made it."""
+    stage = measurement.split("/", 1)[0]
+    own = [summary.notes for leaf, summary in summaries.items() if leaf.split("/", 1)[0] == stage]
     if not own:
         return f"{stage} is not part of this run"
-    if all(summary.notes.get("status") == "not applicable" for summary in own):
-        return f"{stage} does not apply: {own[0].notes.get('reason', 'no reason given')}"
-    return ""
+    if all(notes.get("status") == "not applicable" for notes in own):
+        return f"{stage} does not apply: {own[0].get('reason', 'no reason given')}"
+    reasons = [notes["not_applicable"][measurement] for notes in own if measurement in notes.get("not_applicable", {})]
+    return f"{measurement} does not apply: {reasons[0]}" if reasons else ""
 
 
 def _quoted(accuracy: Measurement | None) -> dict[str, Any] | None:

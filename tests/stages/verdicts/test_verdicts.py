@@ -150,6 +150,17 @@ def test_a_stage_that_does_not_apply_is_not_judged():
     assert "no labels" in notes["gates"][1]["reason"]
 
 
+@pytest.mark.parametrize(("on_missing", "status"), [("skip", "SKIP"), ("error", "ERROR")])
+def test_a_measurement_that_its_stage_says_does_not_apply(on_missing, status):
+    gates = {"worst": Gate("confusion/worst_recall", min=0.5, on_missing=on_missing)}
+    confusion = Summary(notes={"not_applicable": {"confusion/worst_recall": "too few images"}})
+    notes = judged(
+        GATES | gates, GOOD | {"confusion": Summary((), GOOD["confusion"].measurements, (), confusion.notes)}
+    )
+    assert notes["gates"][2]["status"] == status
+    assert "too few images" in notes["gates"][2]["reason"]
+
+
 def test_a_name_that_a_finished_stage_does_not_know_is_an_error():
     gates = GATES | {"typo": Gate("confusion/eec", level="warn", max=0.1, on_missing="skip")}
     notes = judged(gates, GOOD)
