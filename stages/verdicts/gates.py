@@ -32,8 +32,8 @@ class Gate:
         Lowest and highest value that passes, in the unit of the measurement; the limit itself passes.
     on_missing
         What it is when nobody measured it: ``"error"``, or ``"skip"`` where its stage is not part of the run or says
-        that it does not apply to the data. NaN, a failed stage and a name that a finished stage does not know are an ERROR in
-        either case.
+        that it does not apply to the data. NaN, a failed stage and a name that a finished stage does not know are an
+        ERROR in either case.
     reason
         Why the gate is there, for people.
 
