@@ -12,10 +12,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
-SETTINGS = (
-    "data=arrays audit=standard cluster=inprocess data.limit=60 numerics.batch=32 numerics.shard=32 reference.epochs=2"
-)
-SETTINGS += " reference.min_accuracy=0.1"
+SETTINGS = "data=arrays audit=standard cluster=inprocess data.limit=60 numerics.batch=32 numerics.shard=32"
+SETTINGS += " reference.epochs=2 reference.min_accuracy=0.1"
 CHECKS = {"embeddings", "neighbors", "confusion", "filters", "ablation"}
 ALL = {"config", "reference", "sweep", "report"} | CHECKS
 
