@@ -88,12 +88,12 @@ def choose(
     # Rare channels first: what dead ones do is known.
     singles = flagged[np.argsort(trouble[flagged] == dead, kind="stable")][:max_channels]
     places = sorted({int(place) for place in layer[flagged]})
-    groups = [(row, False) for row in ([int(single)] for single in singles)]
-    groups += [(flagged[layer[flagged] == place].tolist(), True) for place in places[:max_layers]]
+    groups = [(np.array([single]), False) for single in singles]
+    groups += [(flagged[layer[flagged] == place], True) for place in places[:max_layers]]
     cases = tuple(
         Case(
             row=row,
-            layer=layers[layer[members[0]]],
+            layer=layers[int(layer[members[0]])],
             place=int(layer[members[0]]),
             channels=tuple(channel[members].tolist()),
             joint=joint,

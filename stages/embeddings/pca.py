@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -147,7 +147,8 @@ def _randomised(features: np.ndarray, centre: np.ndarray, k: int, seed: int) -> 
     """The same by random projections (halko2011), where neither product would fit; close, not exact."""
     rows = (features - centre).astype(np.float32)
     # More power iterations than the library's default, which is a few percent off where the variances hardly differ.
-    _, strength, component = randomized_svd(rows, k, n_oversamples=20, n_iter=15, random_state=seed % 2**32)
+    settings: dict[str, Any] = {"n_oversamples": 20, "n_iter": 15, "random_state": seed % 2**32}
+    _, strength, component = randomized_svd(rows, k, **settings)
     return strength.astype(np.float64), component.astype(np.float64), float(np.square(rows, dtype=np.float64).sum())
 
 

@@ -12,7 +12,7 @@ Metric = Literal["cosine", "euclidean"]
 
 def usable_rows(table: Float[np.ndarray, "row feature"], metric: Metric) -> Bool[np.ndarray, " row"]:
     """Which rows a distance is defined for: finite ones and, under cosine, those that are not all zero."""
-    usable = np.isfinite(table).all(axis=1)
+    usable = np.asarray(np.isfinite(table).all(axis=1))
     return usable & (table != 0).any(axis=1) if metric == "cosine" else usable
 
 

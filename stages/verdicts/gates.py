@@ -125,7 +125,7 @@ def judge(measurement: Measurement | None, gate: Gate, absence: str = "") -> Jud
 
 def worst(statuses: Iterable[Status]) -> Status:
     """The gravest status; ERROR where nothing was judged at all, because nobody looked."""
-    grave = max(statuses, key=GRAVITY.index, default="SKIP")
+    grave = GRAVITY[max((GRAVITY.index(status) for status in statuses), default=0)]
     return "ERROR" if grave == "SKIP" else grave
 
 
