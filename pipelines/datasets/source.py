@@ -8,9 +8,9 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -146,6 +146,11 @@ class DataSource(ABC):
     @abstractmethod
     def reader(self, table: pd.DataFrame) -> Reader:
         """What reads the images of `table`, an index of this source; cheap to make."""
+
+    def anchored(self) -> Self:
+        """The same source with absolute paths, for processes that started in another folder."""
+        paths = {name: getattr(self, name, None) for name in ("path", "root")}
+        return replace(self, **{name: str(Path(path).expanduser().absolute()) for name, path in paths.items() if path})
 
     def index(self) -> Index:
         """List the images, choose split and sample, hash every image, and look at the first readable one.

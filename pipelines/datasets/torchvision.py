@@ -8,7 +8,7 @@ import inspect
 import io
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ class TorchvisionDataset(DataSource):
 
     name: str
     path: str | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] | None = None
     download: bool = False
 
     def __post_init__(self) -> None:
@@ -107,7 +107,7 @@ class TorchvisionDataset(DataSource):
             setting = "split" if self.split is not None else "slices"
             raise ConfigError(f"data.{setting}: choose the split with data.arguments, for instance {{train: false}}")
         parameters = inspect.signature(_dataset_class(self.name)).parameters
-        for key in self.arguments:
+        for key in self.arguments or {}:
             if key in _OURS:
                 raise ConfigError(f"data.arguments.{key}: set data.path, data.download or data.preprocessing instead")
             if key not in parameters:
@@ -134,7 +134,7 @@ class TorchvisionDataset(DataSource):
 
     def _open(self, download: bool) -> Any:
         root = None if self.path is None else str(Path(self.path).expanduser().absolute())
-        return _opened(self.name, root, self.arguments, download)
+        return _opened(self.name, root, self.arguments or {}, download)
 
 
 def _opened(name: str, root: str | None, arguments: Mapping[str, Any], download: bool) -> Any:

@@ -189,7 +189,7 @@ class PythonModel(ModelSource):
     factory: str
     file: str | None = None
     module: str | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] | None = None
     own_weights: bool = False
 
     def __post_init__(self) -> None:
@@ -203,7 +203,7 @@ class PythonModel(ModelSource):
         if path is not None and not path.is_file():
             raise ConfigError(f"model.file: {path}: no such file; relative paths start at {Path.cwd()}")
         folder = path.parent if path else Path.cwd()
-        return PythonArchitecture(path, self.module, self.factory, self.arguments, folder)
+        return PythonArchitecture(path, self.module, self.factory, self.arguments or {}, folder)
 
     def resolve(self, work: Path) -> ResolvedModel:
         """As any source does, once it is clear where the weights come from."""

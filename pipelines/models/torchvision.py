@@ -90,7 +90,7 @@ class TorchvisionModel(ModelSource):
     """
 
     name: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] | None = None
     weights: str | None = None
     random_weights: bool = False
 
@@ -108,11 +108,11 @@ class TorchvisionModel(ModelSource):
                 f"{did_you_mean(self.weights, _published(self.name))}"
             )
         builder = torchvision.models.get_model_builder(self.name)
-        check_arguments(builder, self.arguments, taken=("weights", "progress"), where=self.name)
+        check_arguments(builder, self.arguments or {}, taken=("weights", "progress"), where=self.name)
 
     def architecture(self) -> TorchvisionArchitecture:
         """The builder with its arguments."""
-        return TorchvisionArchitecture(self.name, self.arguments, self.weights)
+        return TorchvisionArchitecture(self.name, self.arguments or {}, self.weights)
 
     def resolve(self, work: Path) -> ResolvedModel:
         """As any source does; published weights are fetched once, here, and checked against their published hash."""

@@ -403,3 +403,15 @@ def test_torchvision_absent_data_and_other_tasks(tmp_path):
 def test_common_settings_out_of_range(fields, words):
     with pytest.raises(ConfigError, match=words):
         Manifest(path="x.csv", **fields)
+
+
+def test_an_anchored_source_reads_from_any_folder(folder, tmp_path, monkeypatch):
+    path = write_manifest(folder.parent, {"path": ["cat/0.png", "ant/1.png"], "label": ["cat", "ant"]})
+    monkeypatch.chdir(folder.parent)
+    source = Manifest(path=path.name, root="images")
+    table = source.index().table
+    anchored = pickle.loads(pickle.dumps(source.anchored()))
+    monkeypatch.chdir("/")
+    assert anchored.reader(table).read(1).shape == (3, 8, 6)
+    refused(source, "no such file; relative paths start at /")
+    assert Digits().anchored() == Digits()

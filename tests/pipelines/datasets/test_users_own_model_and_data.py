@@ -20,7 +20,7 @@ def test_1627_of_2000_cifar_images_are_right(tmp_path):
     settings = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     source = ImageFolder(path=str(CIFAR / "images"), preprocessing=settings)
     index = source.index()
-    labels = torch.as_tensor(index.table["label"].to_numpy())
+    labels = torch.tensor(index.table["label"].tolist())
     right = 0
     with torch.inference_mode():
         for block in blocks(source.reader(index.table), range(len(labels)), 50, 1, index.input_shape):
