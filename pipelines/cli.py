@@ -98,9 +98,9 @@ def _groups() -> str:
     """List every config group with its options."""
     from importlib.resources import files
 
-    folders = sorted(item for item in files("convaudit.conf").iterdir() if item.is_dir() and item.name != "__pycache__")
+    folders = [item for item in files("convaudit.conf").iterdir() if item.is_dir() and item.name != "__pycache__"]
     rows = []
-    for folder in folders:
+    for folder in sorted(folders, key=lambda item: item.name):
         options = sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
         rows.append(f"  {folder.name:<14} {', '.join(options)}")
     return "\n".join(rows)

@@ -294,11 +294,11 @@ def _quiet() -> Iterator[None]:
     """Keep Dask from narrating restarts and slow closes; what matters comes back as a result."""
     import logging
 
-    import dask
+    from dask import config
 
     names = ("distributed.nanny", "distributed.worker", "distributed.scheduler", "distributed.core", "distributed.comm")
     levels = {name: logging.getLogger(name).level for name in names}
-    with dask.config.set({"distributed.worker.memory.spill": False, "distributed.worker.memory.target": False}):
+    with config.set({"distributed.worker.memory.spill": False, "distributed.worker.memory.target": False}):
         for name in names:
             logging.getLogger(name).setLevel(logging.CRITICAL)
         try:

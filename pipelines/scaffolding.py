@@ -29,7 +29,7 @@ def init(directory: Path) -> list[Path]:
     """
     if directory.exists() and not directory.is_dir():
         raise ConfigError(f"{directory}: expected a folder, got a file")
-    with as_file(files(__package__).joinpath("scaffold")) as scaffold:
+    with as_file(files(__name__.rpartition(".")[0]).joinpath("scaffold")) as scaffold:
         sources = sorted(path for path in scaffold.rglob("*") if path.is_file())
         targets = [directory / source.relative_to(scaffold) for source in sources]
         for target in targets:

@@ -74,7 +74,7 @@ def write_partial(path: Path, partial: Mapping[str, np.ndarray]) -> None:
     """Keep one task's partial result; whole or not at all."""
     temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp")
     with temporary.open("wb") as file:
-        np.savez(file, **partial)
+        np.savez(file, **partial)  # pyright: ignore[reportArgumentType]
     temporary.replace(path)
 
 

@@ -206,12 +206,14 @@ class Stored(Protocol):
 
     def summary(self, leaf: str) -> Summary:
         """What `leaf` measured and found."""
+        ...
 
     def failure(self, leaf: str) -> str | None:
         """Why `leaf` failed; None where it did not."""
 
     def leaves(self) -> tuple[str, ...]:
         """Every leaf that was run or tried."""
+        ...
 
 
 class Leaf(ABC):
@@ -298,7 +300,7 @@ class Stage(ABC):
         """Its parts; a stage without methods is its own single leaf."""
 
 
-class SoleLeaf(Stage, Leaf):
+class SoleLeaf(Stage, Leaf):  # pyright: ignore[reportIncompatibleVariableOverride]
     """A stage that is one leaf; a subclass sets ``name`` to its noun."""
 
     @property

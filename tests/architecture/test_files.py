@@ -11,8 +11,10 @@ PACKAGES = ("pipelines", "stages", "reports")
 SOURCES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
 NAMELESS = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "tools", "base"}
 LONGEST_MODULE = 400
-#: Folders of one machine, and the hosts of package registries; in pieces, so that this file is clean too.
-LOCAL = re.compile("|".join(("/" + "work/", "/opt" + "/venv", "pypi" + r"\.org", "npm" + r"js\.org", "python" + "hosted")))
+#: Folders of one machine and hosts of package registries; in pieces, so that this file is clean too.
+LOCAL = re.compile(
+    "|".join(("/" + "work/", "/opt" + "/venv", "pypi" + r"\.org", "npm" + r"js\.org", "python" + "hosted"))
+)
 
 
 def relative(path: Path) -> str:
