@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import figures
+from . import figures, rasters
 from .material import Material
 
 #: What showing one picture costs in markup besides its bytes: caption, alternative text, frame.
@@ -223,7 +223,7 @@ class Album:
         kind = picture_kind(self._material)
         if kind == "image":
             pixels = self._material.row("thumbnails/image", position)
-            uri = figures.data_uri(*figures.encode_image(pixels))
+            uri = rasters.data_uri(*rasters.encode_image(pixels))
             return Symbol(name, pixels.shape[2], pixels.shape[1], href=uri)
         if kind == "signal":
             signal = self._material.row("thumbnails/signal", position)
@@ -237,7 +237,7 @@ class Album:
         heatmap = self._material.row(path, position).astype(float)
         if not np.isfinite(heatmap).all():
             return None
-        uri = figures.data_uri("image/png", figures.encode_heatmap(heatmap))
+        uri = rasters.data_uri("image/png", rasters.encode_heatmap(heatmap))
         return Symbol(name, picture.width, picture.height, href=uri, smooth=True)
 
 

@@ -33,6 +33,8 @@ ORDER = (
     "reference",
 )
 _FRAME = ("verdicts", "provenance")
+#: Runs before the audit where the model needs it; nobody asks for it.
+_BEFOREHAND = ("reference",)
 _SEVERITIES = ("error", "warning", "info")
 _EVIDENCE = 6
 #: Notes that say nothing beyond what the section shows anyway.
@@ -145,7 +147,7 @@ def assemble(material: Material, budgets: Mapping[str, int], default_budget: int
     shown = found[: material.limits.rows]
     cards = tuple(_card(album, stage, finding) for stage, finding in shown)
     sections = tuple(_section(material, album, noun) for noun in nouns)
-    known = {name for name in _view_names() if name not in _FRAME}
+    known = {name for name in _view_names() if name not in (*_FRAME, *_BEFOREHAND)}
     trimmed = [provenance.Omission("not shown", "findings", f"{len(found) - len(shown)} more are in the store")]
     return Report(
         model=_described(material, "model"),

@@ -35,17 +35,16 @@ class AblationView:
 def view(material: Material, album: Album) -> AblationView:
     """Gather what the section shows; it has no pictures."""
     del album
-    names = [str(name) for name in material.notes("ablation").get("layers", ())] or [
-        str(name) for name in material.notes("filters").get("layers", ())
-    ]
+    names = [str(name) for name in material.notes("ablation").get("layers", ())]
     layer, channel = material.array("ablation/layer").astype(int), material.array("ablation/channel").astype(int)
     accuracy, change = material.array("ablation/accuracy"), material.array("ablation/change")
     flipped = material.array("ablation/flipped").astype(int)
-    order = np.lexsort((np.arange(len(layer)), -flipped, change))
+    used = np.flatnonzero(layer >= 0)
+    order = used[np.lexsort((used, -flipped[used], change[used]))]
     rows = [
         Switched(
-            names[layer[row]] if 0 <= layer[row] < len(names) else f"layer {layer[row]}",
-            "all flagged" if channel[row] < 0 else str(channel[row]),
+            names[layer[row]],
+            "all flagged together" if channel[row] < 0 else str(channel[row]),
             float(accuracy[row]),
             float(change[row]),
             int(flipped[row]),

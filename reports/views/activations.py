@@ -28,8 +28,8 @@ class ActivationLayer:
         Channels that fired for no image.
     rate_low, rate_middle, rate_high
         Smallest, median and largest share of images for which a channel fires.
-    low, high
-        Smallest and largest activation.
+    least, largest
+        Smallest and largest activation; NaN where a channel holds values that are not finite.
     spark
         Path of the histogram of rates over channels, from 0 to 1.
     spark_alt
@@ -42,8 +42,8 @@ class ActivationLayer:
     rate_low: float
     rate_middle: float
     rate_high: float
-    low: float
-    high: float
+    least: float
+    largest: float
     spark: str
     spark_alt: str
 
@@ -91,16 +91,11 @@ def _layer(material: Material, name: str) -> ActivationLayer:
         rate_low=float(low),
         rate_middle=float(middle),
         rate_high=float(high),
-        low=_extreme(material.array(f"activations/{name}/min"), np.min),
-        high=_extreme(material.array(f"activations/{name}/max"), np.max),
+        least=float(np.min(material.array(f"activations/{name}/min"))),
+        largest=float(np.max(material.array(f"activations/{name}/max"))),
         spark=figures.spark(counts),
         spark_alt=f"{often} of {len(rate)} channels fire for more than half of the images",
     )
-
-
-def _extreme(values: np.ndarray, pick: object) -> float:
-    known = values[np.isfinite(values)]
-    return float(pick(known)) if known.size and callable(pick) else float("nan")
 
 
 def _tops(material: Material, album: Album, names: tuple[str, ...]) -> tuple[TopChannel, ...]:

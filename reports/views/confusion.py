@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import figures
+from .. import figures, rasters
 from ..album import Album, Gallery
 from ..material import Material
 
@@ -108,7 +108,7 @@ def view(material: Material, album: Album) -> ConfusionView:
     matrix = material.array("confusion/matrix").astype(int)
     names = tuple(material.class_name(position) for position in range(len(matrix)))
     small = len(names) <= _TABLE_CLASSES
-    picture = "" if small else figures.data_uri("image/png", figures.encode_matrix(_shares(matrix)))
+    picture = "" if small else rasters.data_uri("image/png", rasters.encode_matrix(_shares(matrix)))
     album.spend("confusion", len(picture))
     notes = material.notes("confusion")
     classes = _classes(notes)
@@ -157,7 +157,7 @@ def _classes(notes: Mapping[str, Any]) -> list[ClassRow]:
 
 def _class_row(row: Mapping[str, Any]) -> ClassRow:
     recall, (low, high) = row["recall"], row["recall_bounds"]
-    known = recall is not None and low is not None and high is not None
+    bar, bar_low, bar_high = (0.0 if share is None else round(100 * share, 1) for share in (recall, low, high))
     return ClassRow(
         name=str(row["name"]),
         n=int(row["support"]),
@@ -166,9 +166,9 @@ def _class_row(row: Mapping[str, Any]) -> ClassRow:
         high=high,
         precision=row["precision"],
         n_predicted=int(row["predicted"]),
-        bar=round(100 * recall, 1) if known else 0.0,
-        bar_low=round(100 * low, 1) if known else 0.0,
-        bar_width=round(100 * (high - low), 1) if known else 0.0,
+        bar=bar,
+        bar_low=bar_low,
+        bar_width=round(bar_high - bar_low, 1),
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .. import figures
+from .. import figures, rasters
 from ..album import Album
 from ..material import Material
 
@@ -131,8 +131,8 @@ def _classes(material: Material, known: np.ndarray) -> list[int]:
 def _cloud(role: str, points: np.ndarray, raster: bool, colour: tuple[int, int, int]) -> Cloud:
     if not raster:
         return Cloud(role, d=figures.crosses(points) if role == "wrong" else figures.dots(points))
-    pixels = figures.encode_dots(points * 2, (WIDTH * 2, HEIGHT * 2), colour, radius=1)
-    return Cloud(role, href=figures.data_uri("image/png", pixels))
+    pixels = rasters.encode_dots(points * 2, (WIDTH * 2, HEIGHT * 2), colour, radius=1)
+    return Cloud(role, href=rasters.data_uri("image/png", pixels))
 
 
 def _panel(material: Material, known: np.ndarray, points: np.ndarray, label: int, raster: bool) -> Panel:

@@ -63,6 +63,7 @@ def view(material: Material, not_asked: Sequence[str], trimmed: Sequence[Omissio
     config = {key: value for key, value in material.config.items() if key not in WHEREABOUTS}
     omissions = [
         *_failed(material),
+        *_sampled_data(material),
         *_noted(material),
         *(Omission("not asked", noun, "the stage is not among the stages of this run") for noun in not_asked),
         *trimmed,
@@ -107,11 +108,27 @@ def _failed(material: Material) -> list[Omission]:
 
 
 def _noted(material: Material) -> list[Omission]:
+    """What stages say they did not look at; a count of nothing is no omission."""
     rows = []
     for leaf in sorted(material.store.leaves()):
         notes = material.notes(leaf)
-        for kind in _LEFT_OUT:
-            if notes.get(kind):
-                text = notes[kind] if isinstance(notes[kind], str) else json.dumps(notes[kind], sort_keys=True)
-                rows.append(Omission(kind.replace("_", " "), leaf, text))
+        told = [(kind, _in_words(notes.get(kind))) for kind in _LEFT_OUT]
+        rows += [Omission(kind.replace("_", " "), leaf, words) for kind, words in told if words]
     return rows
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        parts = [(name, _in_words(item)) for name, item in sorted(value.items())]
+        return ", ".join(f"{name}: {words}" for name, words in parts if words)
+    if isinstance(value, (list, tuple)):
+        return _listed(value)
+    return str(value) if value else ""
+
+
+def _sampled_data(material: Material) -> list[Omission]:
+    notes = material.subject.get("data", {}).get("notes", {})
+    audited, there = notes.get("audited"), notes.get("in_split")
+    if audited is None or there is None or audited >= there:
+        return []
+    return [Omission("sampled", "data", f"{audited} of {there} images, the same share of every class (data.limit)")]

@@ -35,8 +35,8 @@ def view(material: Material, album: Album) -> ThumbnailsView:
         least = known[np.lexsort((known, confidence[known]))]
     return ThumbnailsView(
         kind=picture_kind(material),
-        most=album.gallery("thumbnails", most, heat=0),
-        least=album.gallery("thumbnails", least, heat=0),
+        most=album.gallery("thumbnails", most[: material.limits.pictures], heat=0),
+        least=album.gallery("thumbnails", least[: material.limits.pictures], heat=0),
         classes=album.gallery("thumbnails", _first_of_each(material, seen), heat=0),
     )
 

@@ -168,7 +168,7 @@ def notes(choice: Choice, effects: Sequence[Effect], n: int, asked: int, n_image
         "status": "measured" if effects else "nothing flagged" if not choice.flagged_channels else "capped to nothing",
         "layers": list(choice.layers),
         "n": n,
-        "sampled": f"{asked} of {n_image} images, evenly spaced" if asked < n_image else f"all {n_image} images",
+        "sampled": f"{asked} of {n_image} images, evenly spaced" if asked < n_image else "",
         "left_out": {"channels": choice.flagged_channels - singles, "layers": choice.flagged_layers - joint},
         "cases": [_row(effect) for effect in effects],
         "definition": "A channel is off when its layer's output is set to zero there. Behind a ReLU, one that never "

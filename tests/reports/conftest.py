@@ -171,11 +171,11 @@ def add_checks(data, label, predicted, good, feature, k):
         "filters/rate": np.linspace(0, 1, 24),
         "filters/bound": np.linspace(0.01, 1, 24),
         "filters/score": np.linspace(0, 2, 24),
-        "ablation/layer": np.array([0, 1], np.int32),
-        "ablation/channel": np.array([3, 14], np.int32),
-        "ablation/accuracy": np.array([0.85, 0.86]),
-        "ablation/change": np.array([-0.01, 0.0]),
-        "ablation/flipped": np.array([4, 0], np.int64),
+        "ablation/layer": np.array([0, 1, -1], np.int32),
+        "ablation/channel": np.array([3, -1, -1], np.int32),
+        "ablation/accuracy": np.array([0.85, 0.86, np.nan]),
+        "ablation/change": np.array([-0.01, 0.0, np.nan]),
+        "ablation/flipped": np.array([4, 0, -1], np.int64),
     }
 
 
@@ -227,7 +227,10 @@ def summaries(label, predicted, good, bad, n):
             "definitions": {"dead": "fires for no image"},
             "troubles": ["none", "dead", "rare", "dormant", "constant", "saturated"],
         }),
-        "ablation": Summary(notes={"capped": "2 of 30 flagged channels were switched off"}),
+        "ablation": Summary(notes={
+            "layers": ["block1.conv", "block2.conv"],
+            "left_out": {"channels": 28, "layers": 0},
+        }),
         "verdicts": Summary(notes={
             "verdict": "ERROR", "gates": gates, "error_findings": 1, "findings_level": "warn",
             "failures": [{"leaf": leaf, "reason": reason} for leaf, reason in failures().items()],
@@ -274,7 +277,7 @@ def described(classes, n, signal):
         "layers": [{"name": name, "kind": "relu", "module": "ReLU", "shape": [8, 6, 8]} for name in LAYERS],
         "seed": 0, "shard": 256, "batch": 64,
         "model": {"name": "small_net", "digest": "ab" * 32},
-        "data": {"name": "planted", "digest": "cd" * 32, "n": n},
+        "data": {"name": "planted", "digest": "cd" * 32, "n": n, "notes": {"audited": n, "in_split": 9_999}},
         "numerics": {"torch": "2.15.0", "threads": 1, "dtype": "float32"},
     }  # fmt: skip
 

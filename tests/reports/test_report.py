@@ -187,7 +187,8 @@ def test_numbers_stand_with_n_interval_definition_and_path(page):
 def test_what_was_sampled_or_capped_is_told(page):
     provenance = section_of(page, "provenance")
     assert "fitted on 10,000 of 60,000 images" in provenance
-    assert "2 of 30 flagged channels" in provenance
+    assert "channels: 28<" in provenance
+    assert "240 of 9999 images" in provenance
     assert "abab" in provenance
     assert "2.15.0" in provenance
 
@@ -253,6 +254,12 @@ def test_signals_are_drawn_as_lines(signal_store, config):
     page = build_report(signal_store, config)
     assert 'class="trace trace-0"' in page
     assert 'class="trace trace-1"' in page
+
+
+def test_unused_rows_of_a_capped_table_are_not_shown(page):
+    ablation = section_of(page, "ablation")
+    assert ablation.count('<th scope="row">block') == 2
+    assert "all flagged together" in ablation
 
 
 def test_heatmap_of_the_deepest_layer_comes_first(store):
