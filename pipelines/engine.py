@@ -207,7 +207,7 @@ def _write_job(session: Session, works: Sequence[_Work]) -> Path:
         subject=session.audited.subject,
         table=table.resolve(),
         model=session.model,
-        data=session.config.data,
+        data=session.config.data.anchored(),
         numerics=session.config.numerics,
     )
     path.write_bytes(pickle.dumps(job))

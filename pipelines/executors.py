@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -155,9 +157,9 @@ class LocalCluster(Cluster):
         from distributed import LocalCluster as Local
 
         count = self.workers or max(1, (len(os.sched_getaffinity(0))) // threads)
-        with (
-            _quiet(),
-            Local(
+        words = f"{count} local worker{'s' * (count > 1)} x {threads} torch threads"
+        yield from _started(
+            lambda: Local(
                 n_workers=count,
                 threads_per_worker=1,
                 processes=True,
@@ -165,9 +167,9 @@ class LocalCluster(Cluster):
                 memory_limit=self.memory_limit,
                 # None would still open a port, on every interface
                 dashboard_address=self.dashboard or "127.0.0.1:0",
-            ) as cluster,
-        ):
-            yield from _connected(cluster, f"{count} local worker{'s' * (count > 1)} x {threads} torch threads")
+            ),
+            words,
+        )
 
 
 @dataclass(frozen=True)
@@ -195,8 +197,7 @@ class CudaCluster(Cluster):
         options |= {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
         if self.devices is not None:
             options["CUDA_VISIBLE_DEVICES"] = list(self.devices)
-        with _quiet(), LocalCUDACluster(**options) as cluster:
-            yield from _connected(cluster, "one worker per GPU")
+        yield from _started(lambda: LocalCUDACluster(**options), "one worker per GPU")
 
 
 @dataclass(frozen=True)
@@ -271,15 +272,17 @@ class CustomCluster(Cluster):
     def open(self, n_image: int, threads: int) -> Iterator[Executor]:
         """Build the cluster and connect."""
         del n_image, threads
-        with _quiet(), self.cluster() as cluster:
-            yield from _connected(cluster, f"a {type(cluster).__name__}")
+        yield from _started(self.cluster, "workers of your own cluster class")
 
 
-def _connected(cluster: Any, description: str) -> Iterator[Executor]:
+def _started(cluster_class: Callable[[], Any], description: str) -> Iterator[Executor]:
     from distributed import Client
 
-    with Client(cluster) as client:
-        yield Dask(client, description)
+    with _quiet():
+        with _interrupts_for_the_driver_alone():
+            cluster = cluster_class()
+        with cluster, Client(cluster) as client:
+            yield Dask(client, description)
 
 
 def _check_versions(client: Any) -> None:
@@ -287,6 +290,20 @@ def _check_versions(client: Any) -> None:
         client.get_versions(check=True, packages=["torch", "zarr", "numpy"])
     except ValueError as error:
         raise ClusterError(f"cluster: driver and workers differ: {' '.join(str(error).split())}") from error
+
+
+@contextlib.contextmanager
+def _interrupts_for_the_driver_alone() -> Iterator[None]:
+    """Let processes that start now ignore Ctrl-C, which a terminal sends to every process of the run."""
+    before = signal.getsignal(signal.SIGINT)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager

@@ -42,40 +42,35 @@ def audit(config: Config) -> Mapping[str, Any]:
     AuditError
         When there is nothing to judge: no data, no model, too many bad images.
     """
-    workspace = Workspace(config.work)
-    with workspace.locked():
-        withdraw_verdict(config.run)
-        model = resolve_model(config, workspace)
-        audited = subjects.examine(config, model)
-        plan = make_plan(_without_reference(config), [*config.selected, "verdicts"])
-        check_asks(plan, audited)
-        began = time.perf_counter()
-        with Session(config, workspace, audited, model) as session:
-            console.print(_opening(config, session))
-            execute(session, plan, stop=refuse_bad_images)
-        _publish_stages(session, plan, remove_others=True)
-        _write_timings(config.run, session.timings, time.perf_counter() - began)
+    plan = make_plan(_without_reference(config), [*config.selected, "verdicts"])
+    _perform(config, plan, plan)
     return report(config)
 
 
 def sweep(config: Config) -> None:
     """Run only the stages that look at images and read nothing; write ``run/store``."""
+    stages = _without_reference(config)
+    everything = make_plan(stages, config.selected)
+    plan = make_plan(stages, _stages_of(name for name, leaf in everything.leaves.items() if in_store(leaf)))
+    _say_failures(_perform(config, plan, everything))
+
+
+def _perform(config: Config, plan: Plan, checked: Plan) -> Session:
+    """Run a plan on model and data; `checked` is what must fit them before anything runs."""
     workspace = Workspace(config.work)
     with workspace.locked():
         withdraw_verdict(config.run)
+        index = config.data.index()
         model = resolve_model(config, workspace)
-        audited = subjects.examine(config, model)
-        stages = _without_reference(config)
-        everything = make_plan(stages, config.selected)
-        plan = make_plan(stages, _stages_of(name for name, leaf in everything.leaves.items() if in_store(leaf)))
-        check_asks(everything, audited)
+        audited = subjects.examine(config, index, model)
+        check_asks(checked, audited)
         began = time.perf_counter()
         with Session(config, workspace, audited, model) as session:
             console.print(_opening(config, session))
             execute(session, plan, stop=refuse_bad_images)
         _publish_stages(session, plan, remove_others=True)
         _write_timings(config.run, session.timings, time.perf_counter() - began)
-    _raise_failures(session)
+    return session
 
 
 def check(config: Config, stage: str) -> None:
@@ -106,7 +101,7 @@ def check(config: Config, stage: str) -> None:
         _publish_stages(session, plan, remove_others=False)
         timings = {name: row for name, row in session.timings.items() if name in plan.leaves}
         _write_timings(config.run, timings, time.perf_counter() - began, keep=True)
-    _raise_failures(session, plan.leaves)
+    _say_failures(session, plan.leaves)
 
 
 def report(config: Config) -> Mapping[str, Any]:
@@ -217,7 +212,7 @@ def _publish_stages(session: Session, plan: Plan, remove_others: bool) -> None:
         publish_stage(folders[names[0]], stage, leaves, failures)
 
 
-def _raise_failures(session: Session, names: Sequence[str] | Mapping[str, Leaf] | None = None) -> None:
+def _say_failures(session: Session, names: Sequence[str] | Mapping[str, Leaf] | None = None) -> None:
     failed = {name: reason for name, reason in session.failures.items() if names is None or name in names}
     for reason in failed.values():
         console.print(f"failed: {reason}", style="bold")

@@ -53,8 +53,8 @@ class Audited:
         self.table.to_parquet(folder / "images.parquet", index=False)
 
 
-def examine(config: Config, model: ResolvedModel) -> Audited:
-    """Index the data set, look into the model with a few of its images and check that the two fit.
+def examine(config: Config, index: Index, model: ResolvedModel) -> Audited:
+    """Look into the model with a few of the images and check that model and data fit each other.
 
     Raises
     ------
@@ -63,7 +63,6 @@ def examine(config: Config, model: ResolvedModel) -> Audited:
     """
     from ..stages.network.layers import examine as look_into
 
-    index = config.data.index()
     anatomy = look_into(model.build(), _probe(config, index))
     class_names = _class_names(index, model, anatomy.n_logit)
     facts = {
