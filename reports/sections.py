@@ -12,8 +12,8 @@ from types import ModuleType
 from typing import Any
 
 from ..stages.specs import Finding, Measurement
-from . import views
-from .album import Album, Gallery
+from . import findings, views
+from .album import Album
 from .figures import number
 from .material import Material
 from .views import provenance, verdicts
@@ -35,20 +35,9 @@ ORDER = (
 _FRAME = ("verdicts", "provenance")
 #: Runs before the audit where the model needs it; nobody asks for it.
 _BEFOREHAND = ("reference",)
-_SEVERITIES = ("error", "warning", "info")
-_EVIDENCE = 6
 #: Notes that say nothing beyond what the section shows anyway.
 _NO_REMARK = ("n", "status", "unit")
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class FindingCard:
-    """A finding with the images that show it."""
-
-    stage: str
-    finding: Finding
-    gallery: Gallery
 
 
 @dataclass(frozen=True)
@@ -122,7 +111,8 @@ class Report:
     data: str
     verdict: verdicts.VerdictView
     headlines: tuple[Headline, ...]
-    findings: tuple[FindingCard, ...]
+    findings: tuple[findings.FindingGroup, ...]
+    n_finding: int
     findings_hidden: int
     sections: tuple[Section, ...]
     provenance: provenance.ProvenanceView
@@ -143,9 +133,9 @@ def assemble(material: Material, budgets: Mapping[str, int], default_budget: int
     """
     nouns = _nouns(material)
     album = Album(material, {noun: budgets.get(noun, default_budget) for noun in ("findings", *nouns)})
-    found = _findings(material)
+    found = findings.gather(material)
     shown = found[: material.limits.rows]
-    cards = tuple(_card(album, stage, finding) for stage, finding in shown)
+    groups = findings.group(album, shown)
     sections = tuple(_section(material, album, noun) for noun in nouns)
     known = {name for name in _view_names() if name not in (*_FRAME, *_BEFOREHAND)}
     trimmed = [provenance.Omission("not shown", "findings", f"{len(found) - len(shown)} more are in the store")]
@@ -154,7 +144,8 @@ def assemble(material: Material, budgets: Mapping[str, int], default_budget: int
         data=_described(material, "data"),
         verdict=verdicts.view(material),
         headlines=_headlines(material, found),
-        findings=cards,
+        findings=groups,
+        n_finding=len(found),
         findings_hidden=len(found) - len(shown),
         sections=sections,
         provenance=provenance.view(material, sorted(known - set(nouns)), trimmed if len(found) > len(shown) else ()),
@@ -175,20 +166,6 @@ def _nouns(material: Material) -> tuple[str, ...]:
     }
     order = {noun: place for place, noun in enumerate(ORDER)}
     return tuple(sorted(present - set(_FRAME), key=lambda noun: (order.get(noun, len(order)), noun)))
-
-
-def _findings(material: Material) -> list[tuple[str, Finding]]:
-    found = [
-        (leaf.partition("/")[0], finding)
-        for leaf in sorted(material.store.leaves())
-        if material.has(leaf)
-        for finding in material.store.summary(leaf).findings
-    ]
-    return sorted(found, key=lambda item: _SEVERITIES.index(item[1].severity))
-
-
-def _card(album: Album, stage: str, finding: Finding) -> FindingCard:
-    return FindingCard(stage, finding, album.gallery("findings", finding.images, limit=_EVIDENCE))
 
 
 def _section(material: Material, album: Album, noun: str) -> Section:
@@ -275,7 +252,7 @@ def _headlines(material: Material, found: Sequence[tuple[str, Finding]]) -> tupl
     total = len(material.image_ids)
     bad = 0 if material.status is None else int((material.status > 0).sum())
     headlines.append(Headline("Images", number(total), f"{number(bad)} could not be read"))
-    counts = [sum(finding.severity == severity for _, finding in found) for severity in _SEVERITIES]
+    counts = [sum(finding.severity == severity for _, finding in found) for severity in findings.SEVERITIES]
     headlines.append(
         Headline(
             "Findings",
@@ -287,13 +264,13 @@ def _headlines(material: Material, found: Sequence[tuple[str, Finding]]) -> tupl
 
 
 def _plural(n: int, word: str) -> str:
-    return f"{number(n)} {word}" if n == 1 else f"{number(n)} {word}s"
+    return f"{number(n)}\u00a0{word}" if n == 1 else f"{number(n)}\u00a0{word}s"
 
 
 def _bounds(measurement: Measurement) -> str:
     if measurement.low is None or measurement.high is None:
-        return f"n = {number(measurement.n)}"
-    return f"95 %: {number(measurement.low)} to {number(measurement.high)}, n = {number(measurement.n)}"
+        return f"n\u00a0=\u00a0{number(measurement.n)}"
+    return f"95 %: {number(measurement.low)} to {number(measurement.high)}, n\u00a0=\u00a0{number(measurement.n)}"
 
 
 def _described(material: Material, what: str) -> str:

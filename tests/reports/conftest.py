@@ -202,6 +202,7 @@ def summaries(label, predicted, good, bad, n):
     dead = Finding(
         "filters/dead", "warning", "2 channels never fire", "They can be removed.", (), "block2.conv", tuple(range(30))
     )
+    rest = replace(dead, title="1 channel of another layer never fires", layer="block1.conv", channels=(3,))
     gates = [
         gate("accuracy", "predictions/accuracy", "PASS", accuracy, ">= 0.8", f"{accuracy:.4g} >= 0.8"),
         gate("bad_images", "predictions/bad_fraction", "WARN", 0.0083, "<= 0.001", "0.0083 is above 0.001"),
@@ -222,7 +223,7 @@ def summaries(label, predicted, good, bad, n):
         "embeddings/pca": Summary(notes={"sampled": "fitted on 10,000 of 60,000 images"}),
         "neighbors": Summary({}, (speed,)),
         "confusion": Summary(notes=confusion_notes(label[good], predicted[good])),
-        "filters": Summary({}, (nothing,), (dead,), {
+        "filters": Summary({}, (nothing,), (dead, rest), {
             "layers": ["block1.conv", "block2.conv"],
             "definitions": {"dead": "fires for no image"},
             "troubles": ["none", "dead", "rare", "dormant", "constant", "saturated"],

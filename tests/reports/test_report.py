@@ -125,6 +125,13 @@ def test_answer_comes_first(page):
     assert findings.index("could not be read") < findings.index("channels never fire")
 
 
+def test_findings_of_one_kind_stand_together(page):
+    findings = section_of(page, "findings")
+    assert findings.count("<article") == 3
+    assert re.search(r"channels never fire.*?1 more of this kind.*?<h4>1 channel of another layer", findings, re.DOTALL)
+    assert 'Findings <span class="count">4<' in page
+
+
 def test_failed_leaf_is_a_red_section_with_its_reason(page, store):
     attributions = section_of(page, "attributions")
     assert 'class="stage failed"' in attributions
