@@ -283,7 +283,7 @@ def _seal(session: Session, work: _Work, rate: float | None) -> None:
     view = StoreView({**session.stored, name: work.attempt.group}, session.failures)
     began = time.perf_counter()
     try:
-        with worker.fixed_threads(session.config.numerics.threads):
+        with worker.fixed_arithmetic(session.config.numerics):
             summary = work.leaf.finish(work.attempt.partials(), session.audited.subject, view)
         summary = _with_events(summary, sorted(work.events), name)
         path, digest = session.workspace.seal(work.attempt, name, work.fingerprint, summary)

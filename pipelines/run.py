@@ -27,7 +27,7 @@ from .models.source import ResolvedModel
 from .plan import Plan, make_plan
 from .progress import console
 from .reference import trained_checkpoint
-from .store import RunStore
+from .store import FOLDERS, RunStore
 from .workspace import Workspace, publish_stage
 
 #: Config keys that say where and by whom, not what; the report is the same without them.
@@ -43,7 +43,7 @@ def audit(config: Config) -> Mapping[str, Any]:
         When there is nothing to judge: no data, no model, too many bad images.
     """
     plan = make_plan(_without_reference(config), [*config.selected, "verdicts"])
-    _perform(config, plan, plan)
+    _perform(config, plan, plan, renewed=FOLDERS)
     return report(config)
 
 
@@ -52,10 +52,10 @@ def sweep(config: Config) -> None:
     stages = _without_reference(config)
     everything = make_plan(stages, config.selected)
     plan = make_plan(stages, _stages_of(name for name, leaf in everything.leaves.items() if in_store(leaf)))
-    _say_failures(_perform(config, plan, everything))
+    _say_failures(_perform(config, plan, everything, renewed=("store",)))
 
 
-def _perform(config: Config, plan: Plan, checked: Plan) -> Session:
+def _perform(config: Config, plan: Plan, checked: Plan, renewed: Sequence[str]) -> Session:
     """Run a plan on model and data; `checked` is what must fit them before anything runs."""
     workspace = Workspace(config.work)
     with workspace.locked():
@@ -68,7 +68,7 @@ def _perform(config: Config, plan: Plan, checked: Plan) -> Session:
         with Session(config, workspace, audited, model) as session:
             console.print(_opening(config, session))
             execute(session, plan, stop=refuse_bad_images)
-        _publish_stages(session, plan, remove_others=True)
+        _publish_stages(session, plan, renewed=renewed)
         _write_timings(config.run, session.timings, time.perf_counter() - began)
     return session
 
@@ -98,7 +98,7 @@ def check(config: Config, stage: str) -> None:
         with Session(config, workspace, audited, model) as session:
             adopt(session, {need for name in plan.leaves for need in plan.needs[name]}, given)
             execute(session, plan)
-        _publish_stages(session, plan, remove_others=False)
+        _publish_stages(session, plan, renewed=())
         timings = {name: row for name, row in session.timings.items() if name in plan.leaves}
         _write_timings(config.run, timings, time.perf_counter() - began, keep=True)
     _say_failures(session, plan.leaves)
@@ -195,16 +195,16 @@ def _opening(config: Config, session: Session) -> str:
     )
 
 
-def _publish_stages(session: Session, plan: Plan, remove_others: bool) -> None:
-    """Put everything finished, and every failure, into the run's folder."""
+def _publish_stages(session: Session, plan: Plan, renewed: Sequence[str]) -> None:
+    """Put everything finished, and every failure, into the run; `renewed` folders keep nothing else."""
     run = session.config.run
     folders = {name: run / ("store" if in_store(leaf) else "checks") for name, leaf in plan.leaves.items()}
-    if remove_others:
+    if renewed:
         session.audited.write(run / "store")
-        kept = {folders[name] / f"{name.partition('/')[0]}.zarr" for name in plan.leaves}
-        for path in [*(run / "store").glob("*.zarr"), *(run / "checks").glob("*.zarr")]:
-            if path not in kept:
-                shutil.rmtree(path)
+    kept = {folders[name] / f"{name.partition('/')[0]}.zarr" for name in plan.leaves}
+    for path in [path for folder in renewed for path in (run / folder).glob("*.zarr")]:
+        if path not in kept:
+            shutil.rmtree(path)
     for stage in _stages_of(plan.leaves):
         names = [name for name in plan.leaves if name.partition("/")[0] == stage]
         leaves = {name: session.stored[name] for name in names if name in session.stored}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import pickle
 import sys
 import time
@@ -21,7 +22,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from ..stages.contract import Leaf, Result, Subject, Task
-from ..stages.errors import AuditError
+from ..stages.errors import AuditError, ClusterError
 from . import store
 from .datasets.prefetch import blocks
 from .datasets.source import DataSource
@@ -93,17 +94,29 @@ class TaskReport:
 
 
 @contextlib.contextmanager
-def fixed_threads(threads: int) -> Iterator[None]:
-    """Compute with that many torch and BLAS threads, whatever the process was started with."""
+def fixed_arithmetic(numerics: Numerics) -> Iterator[None]:
+    """Compute with the threads and the rounding that the config names, whatever the process was started with.
+
+    Convolutions on a GPU neither choose their kernel by stopwatch nor round to TF32, and sums have a fixed order where
+    torch has such a kernel; it warns where it has none.
+    """
     import torch
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.set_num_threads(numerics.threads)
+    if numerics.device == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when CUDA starts
+        torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        with threadpool_limits(threads):
+        with (
+            threadpool_limits(numerics.threads),
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+        ):
             yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(strict, warn_only=warn_only)
 
 
 @cache
@@ -122,8 +135,13 @@ def tune_allocator() -> None:
 
 @lru_cache(maxsize=2)
 def _job(path: str) -> Job:
-    with open(path, "rb") as file:
-        return pickle.load(file)  # written by this run's driver into the work folder
+    try:
+        with open(path, "rb") as file:
+            return pickle.load(file)  # written by this run's driver into the work folder
+    except FileNotFoundError as error:
+        raise ClusterError(
+            f"cluster: a worker cannot see {path}; driver and workers must share the work folder"
+        ) from error
 
 
 _built: dict[tuple[str, str, bool], Any] = {}
@@ -137,7 +155,6 @@ def _model(job: Job) -> Any:
     key = (job.model.digest, job.numerics.device, job.channels_last)
     if key not in _built:
         _built.clear()
-        torch.backends.cudnn.benchmark = False  # it would choose kernels by stopwatch
         model = job.model.build().to(job.numerics.device)
         _built[key] = model.to(memory_format=torch.channels_last) if job.channels_last else model
     return _built[key]
@@ -168,7 +185,7 @@ def sweep(path: str, positions: range | tuple[int, ...], names: Mapping[str, int
     job = _job(path)
     tune_allocator()
     chosen = [(key.partition("@")[0], number) for key, number in names.items()]
-    with fixed_threads(job.numerics.threads):
+    with fixed_arithmetic(job.numerics):
         decoded = blocks(
             _reader(path), positions, job.numerics.batch, max(1, job.numerics.threads), job.subject.input_shape
         )
@@ -196,7 +213,7 @@ def compute(path: str, leaf: str, number: int) -> TaskReport:
     job = _job(path)
     task = job.tasks[leaf][number]
     view = store.StoreView({**job.stored, leaf: Attempt(job.attempts[leaf], np.zeros(0, bool)).group})
-    with fixed_threads(job.numerics.threads):
+    with fixed_arithmetic(job.numerics):
         try:
             result: Result = job.leaves[leaf].compute(task, job.subject, view)
         except Exception as error:

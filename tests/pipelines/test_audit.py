@@ -202,3 +202,27 @@ def test_every_array_is_named_and_opens_in_xarray(undisturbed):
     assert data["logit"].dims == ("image", "class")
     maps = xarray.open_zarr(config.run / "store" / "attributions.zarr", group="grad_cam/block3", consolidated=False)
     assert maps["heatmap"].dims == ("image", "y", "x")
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_gpu_gives_the_same_bytes_twice_and_agrees_with_the_cpu(configure, tmp_path):
+    overrides = ("cluster=inprocess", "numerics.device=cuda")
+    for name in ("first", "second"):
+        runs.audit(configure(tmp_path / name, *overrides))
+    assert digests(tmp_path / "first" / "run") == digests(tmp_path / "second" / "run")
+    runs.audit(configure(tmp_path / "cpu", "cluster=inprocess"))
+    gpu, cpu = (RunStore(tmp_path / name / "run")["predictions/logit"][:] for name in ("first", "cpu"))
+    assert np.abs(gpu - cpu).max() <= 1e-4 * np.abs(cpu).max()
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_one_worker_per_gpu(configure, tmp_path):
+    pytest.importorskip("dask_cuda", reason="needs a CUDA device and dask-cuda")
+    runs.audit(configure(tmp_path / "cluster", "cluster=cuda", "numerics.device=cuda"))
+    runs.audit(configure(tmp_path / "driver", "cluster=inprocess", "numerics.device=cuda"))
+    assert digests(tmp_path / "cluster" / "run") == digests(tmp_path / "driver" / "run")
