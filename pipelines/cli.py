@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
-import yaml
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
@@ -232,12 +231,12 @@ def _config_command(given: list[str]) -> int:
     out, overrides = Path(given[at + 1]), given[:at] + given[at + 2 :]
 
     def write(composed: DictConfig) -> int:
-        from .config import check, resolve
+        from .config import as_yaml, check, resolve
 
         tree = resolve(composed)
         check(tree)
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(yaml.safe_dump(tree, sort_keys=True, allow_unicode=True))
+        out.write_text(as_yaml(tree))
         return 0
 
     return _composed(overrides, write)

@@ -100,6 +100,11 @@ def resolve(composed: DictConfig) -> dict[str, Any]:
         raise ConfigError(one_line(error)) from error
 
 
+def as_yaml(tree: Mapping[str, Any]) -> str:
+    """Spell a resolved tree as YAML that `load` reads again; equal trees give equal text."""
+    return yaml.safe_dump(dict(tree), sort_keys=True, allow_unicode=True)
+
+
 def one_line(error: BaseException) -> str:
     """Fold an error of a config library into one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

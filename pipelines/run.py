@@ -21,7 +21,7 @@ from ..stages.contract import Leaf
 from ..stages.errors import ConfigError, DataError, StoreError, did_you_mean
 from ..stages.verdicts.junit import junit
 from . import subject as subjects
-from .config import Config
+from .config import Config, as_yaml
 from .engine import Session, adopt, check_asks, execute
 from .models.source import ResolvedModel
 from .plan import Plan, make_plan
@@ -44,6 +44,7 @@ def audit(config: Config) -> Mapping[str, Any]:
     """
     plan = make_plan(_without_reference(config), [*config.selected, "verdicts"])
     _perform(config, plan, plan, renewed=FOLDERS)
+    _write(config.run / "config.yaml", as_yaml(config.resolved))
     return report(config)
 
 
