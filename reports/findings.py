@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..stages.specs import Finding
+from ..stages.verdicts.priority import rank
 from .album import Album, Gallery
 from .material import Material
 
@@ -30,14 +31,14 @@ class FindingGroup:
 
 
 def gather(material: Material) -> list[tuple[str, Finding]]:
-    """Every finding with its stage: the gravest first, then by leaf, then as the stage ordered them."""
+    """Every finding with its stage: the gravest first, then in reading order, then as the stage ordered them."""
     found = [
         (leaf.partition("/")[0], finding)
         for leaf in sorted(material.store.leaves())
         if material.has(leaf)
         for finding in material.store.summary(leaf).findings
     ]
-    return sorted(found, key=lambda item: SEVERITIES.index(item[1].severity))
+    return sorted(found, key=lambda item: (SEVERITIES.index(item[1].severity), rank(item[1].code)))
 
 
 def group(album: Album, found: list[tuple[str, Finding]]) -> tuple[FindingGroup, ...]:

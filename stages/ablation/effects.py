@@ -138,7 +138,7 @@ def findings(effects: Sequence[Effect]) -> tuple[Finding, ...]:
                     "error",
                     f"Switching off silent channels of {case.layer} flips {len(effect.decided)} of {effect.n} answers",
                     "These channels never fire, so nothing may change, but answers that were not close changed: two "
-                    "runs differ, and no number here is safe. Look for randomness in the model's forward pass.",
+                    "runs differ, and no number here is safe. What next: look for randomness in the forward pass.",
                     effect.decided[:12],
                     case.layer,
                     case.channels,
@@ -151,7 +151,8 @@ def findings(effects: Sequence[Effect]) -> tuple[Finding, ...]:
                     "ablation/matters",
                     "info",
                     f"Without {what} of {case.layer}, {effect.flipped} of {effect.n} answers change",
-                    f"They fire rarely, but not for nothing: accuracy changes by {_percent(effect.change)} points.",
+                    f"They fire rarely, but not for nothing: accuracy changes by {_percent(effect.change)} points. "
+                    "What next: look at the images before such channels are pruned.",
                     effect.images[:12],
                     case.layer,
                     case.channels,

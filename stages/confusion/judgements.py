@@ -1,4 +1,4 @@
-"""Numbers, findings and notes of a confusion matrix."""
+"""Numbers and notes of a confusion matrix."""
 
 from __future__ import annotations
 
@@ -10,12 +10,9 @@ import numpy as np
 from jaxtyping import Int
 
 from ..numerics.statistics import wilson
-from ..specs import Finding, Measurement
+from ..specs import Measurement
 from .calibration import Calibration
-from .matrix import best_order, precision, recall
-
-# A renaming has to explain this much more of the images than the given order before the order is doubted.
-_ORDER_GAIN = 0.2
+from .matrix import precision, recall
 
 
 @dataclass(frozen=True)
@@ -95,63 +92,6 @@ def _worst_recall(counted: Counted, min_support: int) -> tuple[Measurement, ...]
     return (Measurement(name, float(value.min()), "1", "higher", int(support[worst]), path, told, low, high),)
 
 
-def findings(counted: Counted, min_support: int) -> tuple[Finding, ...]:
-    """Labels without images or with few, classes never answered, and classes in another order."""
-    support, answered = counted.matrix.sum(axis=1), counted.matrix.sum(axis=0)
-    found = [*_order(counted)]
-    never = np.flatnonzero((answered == 0) & (support >= min_support))
-    if len(never):
-        found.append(
-            Finding(
-                "confusion/never-predicted",
-                "error",
-                f"{len(never)} classes are never predicted",
-                f"Not one of {counted.n} images was answered with: {_named(counted, never)}, although "
-                "their labels occur; look at the last layer's bias, or at the training data of these classes.",
-            )
-        )
-    absent = np.flatnonzero(support == 0)
-    if len(absent):
-        found.append(
-            Finding(
-                "confusion/absent-label",
-                "warning",
-                f"{len(absent)} classes have no images",
-                f"Their recall is unknown: {_named(counted, absent)}; add images of them.",
-            )
-        )
-    few = np.flatnonzero((support > 0) & (support < min_support))
-    if len(few):
-        found.append(
-            Finding(
-                "confusion/few-images",
-                "info",
-                f"{len(few)} labels have fewer than {min_support} images",
-                f"Their recall is too uncertain to be the worst: {_named(counted, few)}.",
-            )
-        )
-    return tuple(found)
-
-
-def _order(counted: Counted) -> tuple[Finding, ...]:
-    answer, share = best_order(counted.matrix)
-    accuracy = np.trace(counted.matrix) / counted.n
-    if not share > accuracy + _ORDER_GAIN:
-        return ()
-    moved = [i for i in np.flatnonzero(answer != np.arange(len(answer))) if counted.matrix[i, answer[i]]]
-    swaps = ", ".join(f"{counted.class_names[i]} as {counted.class_names[answer[i]]}" for i in moved[:10])
-    return (
-        Finding(
-            "confusion/class-order",
-            "error",
-            "The classes of model and data seem to stand in different orders",
-            f"Renaming the answers one to one would make {share:.1%} of {counted.n} images right instead of "
-            f"{accuracy:.1%}: {swaps}; compare the class names with the order the model was trained with.",
-            tuple(image for images in counted.images for image in images[:1]),
-        ),
-    )
-
-
 def notes(counted: Counted, min_support: int) -> dict[str, Any]:
     """Rows per class, pair and bin, for the report; a share that nothing was counted for is null."""
     support, answered = counted.matrix.sum(axis=1), counted.matrix.sum(axis=0)
@@ -200,11 +140,6 @@ def _bins(calibration: Calibration) -> list[dict[str, Any]]:
         }
         for i in range(len(calibration.count))
     ]
-
-
-def _named(counted: Counted, classes: np.ndarray, limit: int = 10) -> str:
-    names = ", ".join(counted.class_names[i] for i in classes[:limit])
-    return names + (f" and {len(classes) - limit} more" if len(classes) > limit else "")
 
 
 def _known(value: float) -> float | None:

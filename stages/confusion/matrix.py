@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
+from ..numerics.statistics import wilson
+
 
 def confusion_matrix(
     label: Int[np.ndarray, " image"], predicted: Int[np.ndarray, " image"], n_class: int
@@ -68,6 +70,34 @@ def best_order(matrix: Int[np.ndarray, "label prediction"]) -> tuple[Int[np.ndar
     _, answer = linear_sum_assignment(-matrix)
     total = matrix.sum()
     return answer, float(matrix[np.arange(len(matrix)), answer].sum() / total) if total else float("nan")
+
+
+def renamed_labels(matrix: Int[np.ndarray, "label prediction"], answer: Int[np.ndarray, " label"]) -> tuple[int, ...]:
+    """The labels that a renaming moves and that most images agree on, where such labels exchange answers in a ring.
+
+    Parameters
+    ----------
+    matrix
+        Confusion matrix.
+    answer
+        The renaming: which answer stands for which label.
+
+    Returns
+    -------
+    tuple[int, ...]
+        Labels whose images are given another class's name in most cases (lower 95 % bound above one half), and whose
+        name in turn goes to another of them; two classes that were swapped are the smallest ring.
+    """
+    support = matrix.sum(axis=1)
+    moved = {
+        label: int(given)
+        for label, given in enumerate(answer)
+        if given != label and support[label] and wilson(int(matrix[label, given]), int(support[label]))[0] > 0.5
+    }
+    # Chains that end outside are ordinary confusion.
+    while any(given not in moved for given in moved.values()):
+        moved = {label: given for label, given in moved.items() if given in moved}
+    return tuple(moved)
 
 
 def _share(part: Int[np.ndarray, " n"], whole: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:

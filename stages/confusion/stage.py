@@ -12,8 +12,9 @@ from ..contract import Partial, SoleLeaf, Stored, Subject, Task
 from ..errors import ConfigError
 from ..specs import ArraySpec, SizedArray, Summary
 from .calibration import calibration
-from .judgements import Counted, findings, measurements, notes
+from .judgements import Counted, measurements, notes
 from .matrix import confused_pairs, confusion_matrix
+from .mistakes import findings
 
 MATRIX = ArraySpec(
     "matrix", ("label", "prediction"), "int64", "images", "Images by true label and predicted class; bad ones left out."

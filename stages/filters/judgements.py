@@ -1,27 +1,20 @@
-"""Numbers, findings and notes of the dead-filter audit."""
+"""Numbers and notes of the dead-filter audit."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from ..numerics.chance import agreement_by_chance
 from ..numerics.statistics import rule_of_three, wilson
-from ..specs import Finding, LayerSpec, Measurement, Severity
-from .chance import agreement_by_chance
+from ..specs import LayerSpec, Measurement
 from .troubles import TROUBLES, Limits
-
-_SEVERITY: dict[str, Severity] = {
-    "dead": "warning",
-    "rare": "info",
-    "saturated": "warning",
-    "constant": "warning",
-    "dormant": "info",
-}
 
 
 @dataclass(frozen=True)
@@ -89,6 +82,25 @@ class Audit:
         return tuple(audited for audited in self.layers if audited.layer.kind == "relu")
 
     @property
+    def knows_nothing(self) -> bool:
+        """Whether the answers are no better than chance, so that filters say little; False without labels."""
+        known = (self.label >= 0) & (self.predicted >= 0)
+        label, predicted = self.label[known], self.predicted[known]
+        if len(np.unique(label)) < 2:
+            return False
+        low, _ = wilson(int((label == predicted).sum()), len(label))
+        return low <= agreement_by_chance(label, predicted, self.n_class)
+
+    def told_once(self) -> Iterator[Audited]:
+        """The layers, less the channels of a convolution whose own ReLU tells of them already."""
+        told = [TROUBLES.index(name) for name in ("dead", "constant", "saturated")]
+        for audited, follower in zip_longest(self.layers, self.layers[1:]):
+            if follower is not None and _is_own_relu(audited, follower):
+                yield replace(audited, trouble=np.where(np.isin(follower.trouble, told), np.int8(0), audited.trouble))
+            else:
+                yield audited
+
+    @property
     def is_finite(self) -> bool:
         """Whether every channel behind a ReLU could be measured."""
         return all(bool(audited.finite.all()) for audited in self.relus)
@@ -96,6 +108,11 @@ class Audit:
     def count(self, trouble: str) -> int:
         """Channels of ReLUs with that trouble."""
         return sum(len(audited.channels(trouble)) for audited in self.relus)
+
+
+def _is_own_relu(audited: Audited, follower: Audited) -> bool:
+    kinds = (audited.layer.kind, follower.layer.kind)
+    return kinds == ("conv", "relu") and len(follower.trouble) == len(audited.trouble)
 
 
 def measurements(audit: Audit) -> tuple[Measurement, ...]:
@@ -139,106 +156,6 @@ def definitions(limits: Limits) -> dict[str, str]:
         "constant": f"in every image, with a standard deviation of at most {limits.constant:.4g} of its peak magnitude",
         "saturated": f"at least {limits.saturated:.4g} of all values at the layer's upper limit",
     }
-
-
-def findings(audit: Audit) -> tuple[Finding, ...]:
-    """First whether the network knows anything at all, then one finding per layer and trouble."""
-    if not audit.n:
-        title = "No image could be used, so no channel was judged"
-        return (
-            Finding("filters/no-images", "error", title, "Every rate is unknown; see the bad images of predictions."),
-        )
-    first = _chance(audit)
-    return (*first, *(found for audited in _silent_once(audit) for found in _of_layer(audited, audit)))
-
-
-def _chance(audit: Audit) -> tuple[Finding, ...]:
-    known = (audit.label >= 0) & (audit.predicted >= 0)
-    label, predicted = audit.label[known], audit.predicted[known]
-    if len(np.unique(label)) < 2:
-        return ()
-    chance, right = agreement_by_chance(label, predicted, audit.n_class), int((label == predicted).sum())
-    low, high = wilson(right, len(label))
-    if low > chance:
-        return ()
-    return (
-        Finding(
-            "filters/at-chance",
-            "error",
-            "The network answers no better than chance: look at that before its filters",
-            f"Accuracy {right / len(label):.1%} [{low:.1%}, {high:.1%}] on {len(label)} images, {chance:.1%} "
-            "expected of answers that know nothing. Untrained weights or preprocessing unlike the training's make "
-            "filters look dead; check model weights, mean, std, colour mode and class order first.",
-        ),
-    )
-
-
-def _silent_once(audit: Audit) -> Iterator[Audited]:
-    """The layers, less the channels of a convolution whose own ReLU tells of them already."""
-    for place, audited in enumerate(audit.layers):
-        follower = audit.layers[place + 1] if place + 1 < len(audit.layers) else None
-        told = (
-            audited.layer.kind == "conv"
-            and follower is not None
-            and follower.layer.kind == "relu"
-            and len(follower.trouble) == len(audited.trouble)
-        )
-        if told and follower is not None:
-            silent = np.isin(follower.trouble, [TROUBLES.index(name) for name in ("dead", "constant", "saturated")])
-            trouble = np.where(silent, np.int8(0), audited.trouble)
-            yield Audited(**{**vars(audited), "trouble": trouble})
-        else:
-            yield audited
-
-
-def _of_layer(audited: Audited, audit: Audit) -> Iterator[Finding]:
-    for trouble, severity in _SEVERITY.items():
-        channels = audited.channels(trouble)
-        if len(channels):
-            yield Finding(
-                f"filters/{trouble}",
-                severity,
-                f"{len(channels)} of {len(audited.trouble)} channels of {audited.layer.name} are {trouble}",
-                f"{_named(audited, channels, trouble)}: {definitions(audit.limits)[trouble]}, over {audit.n} images. "
-                f"{_advice(trouble, audit.n)}",
-                _evidence(audited, channels) if trouble in ("rare", "dormant") else (),
-                audited.layer.name,
-                tuple(channels.tolist()),
-            )
-
-
-def _named(audited: Audited, channels: np.ndarray, trouble: str, limit: int = 8) -> str:
-    shown = ", ".join(f"{channel}{_told(audited, channel, trouble)}" for channel in channels[:limit])
-    more = f" and {len(channels) - limit} more" if len(channels) > limit else ""
-    return f"Channels {shown}{more}"
-
-
-def _told(audited: Audited, channel: int, trouble: str) -> str:
-    if trouble == "rare":
-        return f" (fires in {audited.rate[channel]:.3%} of the images; 95 %: below {audited.bound[channel]:.3%})"
-    return f" ({audited.score[channel]:.3g} of the mean)" if trouble == "dormant" else ""
-
-
-def _advice(trouble: str, n: int) -> str:
-    return {
-        "dead": f"Seen in 0 of {n} images, so the true rate is below {rule_of_three(n):.3%} at 95 % (rule of three), "
-        "which is not zero; look at the bias and at the scale of the norm layer.",
-        "rare": "It may have learnt something that is rare in these data; the images shown excite it most.",
-        "dormant": "It fires, but adds next to nothing beside its neighbors.",
-        "constant": "It says the same of every image, so it is a bias; look for zero weights in front of it.",
-        "saturated": "Its input lies above the limit, where no gradient flows back.",
-    }[trouble]
-
-
-def _evidence(audited: Audited, channels: np.ndarray, limit: int = 8) -> tuple[int, ...]:
-    """Images in which the flagged channels fire, the strongest of each channel first."""
-    images = [
-        int(image)
-        for rank in range(audited.top_image.shape[1])
-        for channel in channels
-        if (image := audited.top_image[channel, rank]) >= 0 and rank < audited.fired[channel]
-    ]
-    return tuple(dict.fromkeys(images))[:limit]
 
 
 def notes(audit: Audit) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import numpy as np
 from ..contract import Partial, SoleLeaf, Stored, Subject, Task
 from ..errors import ConfigError, StageError, StoreError
 from ..specs import ArraySpec, LayerSpec, SizedArray, Summary
-from .judgements import Audit, Audited, findings, measurements, notes
+from .judgements import Audit, Audited, measurements, notes
+from .troubled import findings
 from .troubles import TROUBLES, ChannelStatistics, Limits, dormancy, linear_troubles, rate_bound, relu_troubles
 
 LAYER = ArraySpec("layer", ("filter",), "int32", "1", "Layer of the channel, as a position in the notes' layers.")

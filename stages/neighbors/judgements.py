@@ -131,7 +131,8 @@ def _duplicates(seen: Seen, examples: int) -> tuple[Finding, ...]:
                 "neighbors/conflicting-duplicates",
                 "warning",
                 f"{len(seen.label_conflicts)} images occur more than once under different labels",
-                f"{_listed(seen, seen.label_conflicts)}; the bytes are equal, so at least one label of each is wrong.",
+                f"{_listed(seen, seen.label_conflicts)}; the bytes are equal, so at least one label of each is wrong. "
+                "What next: look at each, keep one label, and correct or remove the other copies.",
                 _flat(seen.label_conflicts, examples),
             )
         )
@@ -141,7 +142,8 @@ def _duplicates(seen: Seen, examples: int) -> tuple[Finding, ...]:
                 "neighbors/leaking-duplicates",
                 "warning",
                 f"{len(seen.split_conflicts)} images occur in more than one split",
-                f"{_listed(seen, seen.split_conflicts)}; what was trained on cannot test.",
+                f"{_listed(seen, seen.split_conflicts)}. What was trained on cannot test: accuracy on "
+                "them is too high. What next: remove the copies from one split.",
                 _flat(seen.split_conflicts, examples),
             )
         )
@@ -151,7 +153,8 @@ def _duplicates(seen: Seen, examples: int) -> tuple[Finding, ...]:
                 "neighbors/duplicates",
                 "info",
                 f"{len(seen.duplicates)} images occur more than once",
-                f"{_listed(seen, seen.duplicates)}; they weigh several times in every number.",
+                f"{_listed(seen, seen.duplicates)}. They weigh several times in every number. "
+                "What next: remove the copies, unless they are meant.",
                 _flat(seen.duplicates, examples),
             )
         )
@@ -160,24 +163,27 @@ def _duplicates(seen: Seen, examples: int) -> tuple[Finding, ...]:
 
 def _sides(seen: Seen, examples: int) -> tuple[Finding, ...]:
     found = []
+    missed = int(seen.triangle.neighbors_only.sum())
     if seen.triangle.suspect.any():
         found.append(
             Finding(
                 "neighbors/label-suspects",
-                "info",
-                f"{int(seen.triangle.suspect.sum())} labels are suspect",
-                f"Of {seen.n} images, head and neighbors agree against the label on these; they are "
-                "candidates for a look, not proof: head and neighbors share their features and so their mistakes.",
+                "warning",
+                f"{int(seen.triangle.suspect.sum())} of {seen.n} labels are suspect",
+                "Head and neighbors agree with each other against these labels. Candidates for a look, not proof: both "
+                "rest on the same features and so share their mistakes. What next: look at the images, surest first; "
+                "correct the labels that are wrong, and take the others for errors of the model.",
                 seen.ranked(seen.triangle.suspect, examples),
             )
         )
-    if seen.triangle.neighbors_only.any():
+    if missed:
         found.append(
             Finding(
                 "neighbors/head-misses",
                 "info",
-                f"{int(seen.triangle.neighbors_only.sum())} images are wrong by the head and right by their neighbors",
-                f"Of {seen.n} images; the features tell these apart, so the last layer is where to look.",
+                f"The head misses {missed} of {seen.n} images that their neighbors get right",
+                "The features tell these apart, and the last layer does not. What next: if there are many, train the "
+                "last layer again (on balanced classes) before anything deeper.",
                 seen.ranked(seen.triangle.neighbors_only, examples),
             )
         )
@@ -194,7 +200,7 @@ def _lost(seen: Seen, examples: int) -> tuple[Finding, ...]:
             "warning",
             f"{len(lost)} images have features without a distance to others",
             "Their features are all zero (which has no direction for the cosine) or not finite; they have no neighbors "
-            "and are nobody's. Look at dead channels before the head, or compare by metric=euclidean.",
+            "and are nobody's. What next: look for dead channels before the head, or set neighbors.metric=euclidean.",
             tuple(lost[:examples].tolist()),
         ),
     )

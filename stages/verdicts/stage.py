@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from ..contract import Partial, SoleLeaf, Stored, Subject, Task
 from ..specs import Measurement, SizedArray, Summary
 from .gates import Gate, Judgement, Status, judge, worst
+from .priority import rank
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def verdict(
     Returns
     -------
     dict
-        ``verdict``, the judged ``gates``, ``failures`` (leaf, reason), the number of ``error_findings``, and the
+        ``verdict``, the judged ``gates``, ``failures`` (leaf, reason), the number of ``error_findings``, the title of
+        the ``first_error`` a person should read (None without), and the
         ``accuracy`` that the headline quotes (None where there is none).
     """
     failures = [{"leaf": leaf, "reason": reason} for leaf in leaves if (reason := stored.failure(leaf)) is not None]
@@ -81,7 +83,8 @@ def verdict(
     summaries = {leaf: stored.summary(leaf) for leaf in leaves if leaf not in failed}
     measured = {m.name: m for summary in summaries.values() for m in summary.measurements}
     rows = [_row(name, gate, measured.get(gate.measurement), summaries, failures) for name, gate in gates.items()]
-    grave = [f.code for summary in summaries.values() for f in summary.findings if f.severity == "error"]
+    errors = [f for summary in summaries.values() for f in summary.findings if f.severity == "error"]
+    grave = sorted(errors, key=lambda finding: rank(finding.code))
     statuses: list[Status] = [row["status"] for row in rows] + ["ERROR"] * len(failures)
     overall = worst(statuses)
     if grave and findings_level not in ("off", False):
@@ -91,6 +94,7 @@ def verdict(
         "gates": rows,
         "failures": failures,
         "error_findings": len(grave),
+        "first_error": grave[0].title if grave else None,
         "findings_level": findings_level or "off",
         "accuracy": _quoted(measured.get("predictions/accuracy")),
     }
@@ -109,7 +113,8 @@ def headline(notes: Mapping[str, Any]) -> str:
     if notes["failures"]:
         parts.append("failed: " + _shown([row["leaf"] for row in notes["failures"]]))
     if notes["error_findings"]:
-        parts.append(f"findings of severity error: {notes['error_findings']}")
+        first = f", first: {notes['first_error']}" if notes.get("first_error") else ""
+        parts.append(f"findings of severity error: {notes['error_findings']}{first}")
     accuracy = notes["accuracy"]
     if accuracy is not None:
         bounds = "" if accuracy["low"] is None else f" [{100 * accuracy['low']:.1f}, {100 * accuracy['high']:.1f}]"

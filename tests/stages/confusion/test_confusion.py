@@ -165,10 +165,60 @@ def test_absent_labels_have_unknown_recall_and_are_told():
 
 
 def test_classes_that_are_never_answered_are_told():
-    summary, _ = audit([0] * 20 + [1] * 20, [0] * 40)
+    summary, _ = audit([0] * 20 + [1] * 20 + [2] * 20, [0] * 20 + [1] * 30 + [0] * 10)
     finding = codes_of(summary)["confusion/never-predicted"]
     assert finding.severity == "error"
-    assert "bee" in finding.detail
+    assert "cat" in finding.title
+    assert "cat" in finding.detail
+
+
+def test_classes_that_are_mostly_missed_are_told_with_what_is_answered_instead():
+    summary, _ = audit([0] * 30 + [1] * 30 + [2] * 30, [0] * 30 + [1] * 5 + [2] * 20 + [0] * 5 + [2] * 30)
+    finding = codes_of(summary)["confusion/mostly-missed"]
+    assert finding.severity == "warning"
+    assert finding.title == "1 class is mostly missed: bee"
+    assert "bee is right in 5 of 30, and answered as cat in 20" in finding.detail
+    assert set(finding.images) <= set(range(35, 60))
+    # Four of ten is below one half, but not beyond doubt.
+    summary, _ = audit([0] * 10 + [1] * 10, [0] * 10 + [1] * 4 + [0] * 6)
+    assert "confusion/mostly-missed" not in codes_of(summary)
+
+
+def test_answers_at_chance_are_told_first_and_instead_of_what_follows_from_them():
+    summary, _ = audit([0] * 20 + [1] * 20, [0] * 40, class_names=("ant", "bee", "cat"))
+    first = summary.findings[0]
+    assert (first.code, first.severity) == ("confusion/at-chance", "error")
+    assert "ant (100.0%)" in first.detail
+    assert set(codes_of(summary)) == {"confusion/at-chance", "confusion/absent-label"}
+
+
+def test_always_answering_the_majority_is_chance_even_when_accurate():
+    label = np.where(np.arange(400) % 20 == 0, 1, 0)
+    assert "confusion/at-chance" in codes_of(audit(label, np.zeros(400, int))[0])
+    assert "confusion/at-chance" not in codes_of(audit(label, label)[0])
+
+
+def test_one_label_alone_says_nothing_of_chance():
+    assert "confusion/at-chance" not in codes_of(audit(np.zeros(40, int), np.zeros(40, int))[0])
+
+
+def test_two_swapped_classes_of_many_are_an_order():
+    label = np.repeat(np.arange(10), 20)
+    swap = np.array([0, 1, 7, 3, 4, 5, 6, 2, 8, 9])
+    names = tuple("abcdefghij")
+    finding = codes_of(audit(label, swap[label], class_names=names)[0])["confusion/class-order"]
+    assert "c as h, h as c" in finding.detail
+    # One class that is taken for another is no order: nothing takes its place.
+    merged = np.where(label == 2, 7, label)
+    assert "confusion/class-order" not in codes_of(audit(label, merged, class_names=names)[0])
+
+
+def test_one_image_per_class_is_too_few_to_doubt_the_order():
+    label = np.arange(60)
+    predicted = np.random.default_rng(0).integers(0, 60, 60)
+    names = tuple(map(str, range(60)))
+    assert best_order(confusion_matrix(label, predicted, 60))[1] > 0.5
+    assert "confusion/class-order" not in codes_of(audit(label, predicted, class_names=names)[0])
 
 
 def test_classes_in_another_order_are_told():

@@ -3,7 +3,6 @@ import pytest
 import torch
 
 from convaudit.stages.errors import ConfigError, StageError
-from convaudit.stages.filters.chance import agreement_by_chance
 from convaudit.stages.filters.stage import Filters
 from convaudit.stages.filters.troubles import TROUBLES
 from convaudit.stages.specs import LayerSpec
@@ -145,30 +144,48 @@ def test_scaling_a_layer_changes_no_trouble():
     del relu
 
 
-def test_at_chance_comes_first():
+def test_answers_at_chance_put_every_finding_in_doubt():
     stored, subject = stored_for(planted_layers(), predicted=np.zeros(IMAGES))
-    summary = run_leaf(Filters(), subject, stored)
-    assert summary.findings[0].code == "filters/at-chance"
-    assert summary.findings[0].severity == "error"
+    for finding in run_leaf(Filters(), subject, stored).findings:
+        assert "no better than chance" in finding.detail
+    for finding in audit(planted_layers())[0].findings:
+        assert "chance" not in finding.detail
 
 
-def test_chance_by_hand_and_for_a_constant_answer():
-    label = np.array([0, 0, 0, 1])
-    assert agreement_by_chance(label, np.array([0, 0, 1, 1]), 2) == pytest.approx(0.75 * 0.5 + 0.25 * 0.5)
-    assert agreement_by_chance(label, np.zeros(4, int), 2) == 0.75
+def network(dead_of, channels=4):
+    """ReLU layers in which the first so many of the channels are dead."""
+    layers = []
+    for place, dead in enumerate(dead_of):
+        values = np.random.default_rng(place).uniform(0.5, 1, (IMAGES, channels, 2, 3))
+        values[:, :dead] = 0
+        layers.append((LayerSpec(f"act{place}", "relu", "ReLU", (channels, 2, 3)), values))
+    return layers
 
 
-def test_always_answering_the_majority_is_chance_even_when_accurate():
-    label = np.where(np.arange(IMAGES) % 20 == 0, 1, 0)
-    stored, subject = stored_for(planted_layers(), label=label, predicted=np.zeros(IMAGES))
-    assert "filters/at-chance" in codes_of(run_leaf(Filters(), subject, stored))
-    stored, subject = stored_for(planted_layers(), label=label)
-    assert "filters/at-chance" not in codes_of(run_leaf(Filters(), subject, stored))
+def test_one_finding_for_the_dead_channels_of_the_whole_network():
+    summary, _ = audit(network([1, 0, 2, 1, 1, 1, 1]))
+    (finding,) = summary.findings
+    assert finding.title == "7 of 28 channels, in 6 layers, never fired"
+    assert (finding.code, finding.severity, finding.layer, finding.channels) == ("filters/dead", "warning", None, ())
+    assert finding.detail.startswith("Worst first: act2: 2 of 4 (50.0%), channels 0, 1; act0: 1 of 4")
+    assert "and 2 more layers, in the table" in finding.detail
+    assert "What next" in finding.detail
 
 
-def test_one_label_alone_says_nothing_of_chance():
-    stored, subject = stored_for(planted_layers(), label=np.zeros(IMAGES, int))
-    assert "filters/at-chance" not in codes_of(run_leaf(Filters(), subject, stored))
+def test_a_layer_that_is_mostly_dead_is_an_error_of_its_own():
+    summary, _ = audit(network([1, 3, 1]))
+    layer, rest = summary.findings
+    assert (layer.code, layer.severity, layer.layer) == ("filters/dead-layer", "error", "act1")
+    assert layer.channels == (0, 1, 2)
+    assert layer.title == "3 of 4 channels of act1 are dead"
+    assert rest.title == "2 of 12 channels, in 2 further layers, never fired"
+
+
+def test_many_layers_that_are_mostly_dead_are_one_error():
+    summary, _ = audit(network([4, 3, 4, 4, 3]))
+    (finding,) = summary.findings
+    assert (finding.code, finding.severity, finding.layer) == ("filters/dead-layer", "error", None)
+    assert "5 layers, the first of them act0" in finding.title
 
 
 def test_a_silent_layer_is_dead_without_a_division_by_zero():
