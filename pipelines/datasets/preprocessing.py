@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float32, Shaped
 from PIL import Image
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional
 
 from ...stages.errors import ConfigError, ImageError
 
@@ -110,9 +107,10 @@ def prepare_picture(picture: Image.Image, settings: Preprocessing) -> Float32[np
     # Torchvision's annotations speak of tensors alone; its functions take pictures as well.
     shown: Any = picture
     if settings.size is not None:
-        shown = functional.resize(shown, _resized(shown.height, shown.width, settings), _filter(settings))
+        size = _resized(shown.height, shown.width, settings)
+        shown = _transforms().functional.resize(shown, size, _filter(settings))
     if settings.crop is not None:
-        shown = functional.center_crop(shown, _cropped(shown.height, shown.width, settings))
+        shown = _transforms().functional.center_crop(shown, _cropped(shown.height, shown.width, settings))
     values = np.asarray(shown)
     values = values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0)
     return normalise(values, settings)
@@ -140,12 +138,15 @@ def prepare_array(
         return normalise(row, settings)
     if row.ndim != 3:
         raise ConfigError("data.preprocessing: size and crop need images with y and x; leave them null for signals")
+    import torch
+
     tensor = torch.from_numpy(np.ascontiguousarray(row))
     if settings.size is not None:
         height, width = tensor.shape[1:]
-        tensor = functional.resize(tensor, _resized(height, width, settings), _filter(settings), antialias=True)
+        size = _resized(height, width, settings)
+        tensor = _transforms().functional.resize(tensor, size, _filter(settings), antialias=True)
     if settings.crop is not None:
-        tensor = functional.center_crop(tensor, _cropped(*tensor.shape[1:], settings))
+        tensor = _transforms().functional.center_crop(tensor, _cropped(*tensor.shape[1:], settings))
     return normalise(tensor.numpy(), settings)
 
 
@@ -177,8 +178,15 @@ def normalise(values: Shaped[np.ndarray, "channel ..."], settings: Preprocessing
     return result
 
 
-def _filter(settings: Preprocessing) -> InterpolationMode:
-    return InterpolationMode(settings.interpolation)
+def _transforms() -> Any:
+    # Importing torchvision takes seconds, which every command would pay for images that are as they should be.
+    from torchvision.transforms import v2
+
+    return v2
+
+
+def _filter(settings: Preprocessing) -> Any:
+    return _transforms().InterpolationMode(settings.interpolation)
 
 
 def _resized(height: int, width: int, settings: Preprocessing) -> list[int]:

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 from scipy.linalg import eigh
-from sklearn.utils.extmath import randomized_svd
 
 from ..errors import ConfigError
 from ..specs import ArraySpec, Measurement, SizedArray, Summary
@@ -145,6 +144,8 @@ def _by_image(features: np.ndarray, centre: np.ndarray, k: int) -> tuple[np.ndar
 
 def _randomised(features: np.ndarray, centre: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, np.ndarray, float]:
     """The same by random projections (halko2011), where neither product would fit; close, not exact."""
+    from sklearn.utils.extmath import randomized_svd
+
     rows = (features - centre).astype(np.float32)
     # More power iterations than the library's default, which is a few percent off where the variances hardly differ.
     settings: dict[str, Any] = {"n_oversamples": 20, "n_iter": 15, "random_state": seed % 2**32}
