@@ -30,11 +30,8 @@ ORDER = (
     "activations",
     "features",
     "thumbnails",
-    "reference",
 )
 _FRAME = ("verdicts", "provenance")
-#: Runs before the audit where the model needs it; nobody asks for it.
-_BEFOREHAND = ("reference",)
 #: Notes that say nothing beyond what the section shows anyway.
 _NO_REMARK = ("n", "status", "unit")
 _LOG = logging.getLogger(__name__)
@@ -137,7 +134,7 @@ def assemble(material: Material, budgets: Mapping[str, int], default_budget: int
     shown = found[: material.limits.rows]
     groups = findings.group(album, shown)
     sections = tuple(_section(material, album, noun) for noun in nouns)
-    known = {name for name in _view_names() if name not in (*_FRAME, *_BEFOREHAND)}
+    known = {name for name in _view_names() if name not in _FRAME}
     trimmed = [provenance.Omission("not shown", "findings", f"{len(found) - len(shown)} more are in the store")]
     return Report(
         model=_described(material, "model"),
