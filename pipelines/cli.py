@@ -7,22 +7,21 @@ Exit codes: 0 the verdict is PASS or WARN, 1 a gate failed, 2 it could not be ju
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
+import errno
 import json
 import os
+import shutil
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import hydra
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from ..stages.errors import AuditError, ConfigError, did_you_mean
+from ..stages.errors import AuditError, ConfigError, StoreError, did_you_mean
+from .compose import composed, config_groups, parser_errors
 
 EXIT = {"PASS": 0, "WARN": 0, "FAIL": 1, "ERROR": 2}
 _INTERRUPTED = 130
@@ -68,9 +67,30 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(_INTERRUPTED)
     except AuditError as error:
         _say(f"error: {' '.join(str(error).split())}")
-        sys.exit(2)
     except BrokenPipeError:
         sys.exit(_INTERRUPTED)
+    except OSError as error:
+        _say(f"error: {_disk(error)}")
+    except Exception:
+        # Python would leave with 1, which says that a gate failed.
+        traceback.print_exc()
+        _say("error: this is a defect of convaudit; please report it with the lines above")
+    sys.exit(2)
+
+
+def _disk(error: OSError) -> str:
+    """Say what the operating system refused, where, and what to do."""
+    advice = {
+        errno.ENOSPC: "free some space and run the same command again; finished shards are kept",
+        errno.EDQUOT: "free some space and run the same command again; finished shards are kept",
+        errno.EACCES: "choose other folders with run=... and work=..., or change the permissions",
+        errno.EPERM: "choose other folders with run=... and work=..., or change the permissions",
+        errno.EROFS: "choose other folders with run=... and work=...",
+        errno.ENOTDIR: "a part of this path is a file; choose another",
+    }
+    where = f"{error.filename}: " if error.filename else ""
+    text = " ".join((error.strerror or str(error) or type(error).__name__).split())
+    return f"{where}{text}; {advice.get(error.errno or 0, 'check the path and run the same command again')}"
 
 
 def _say(text: str) -> None:
@@ -78,41 +98,43 @@ def _say(text: str) -> None:
 
 
 def _dispatch(given: list[str]) -> int:
-    if given and given[0] in ("--help", "-h", "help"):
-        sys.stdout.write(_USAGE.replace("$GROUPS", _groups()))
+    command = given[0] if given else ""
+    if command == "help" or (command not in _COMMANDS and {"--help", "-h"} & set(given)):
+        rows = (f"  {group:<14} {', '.join(options)}" for group, options in config_groups().items())
+        sys.stdout.write(_USAGE.replace("$GROUPS", "\n".join(rows)))
         return 0
-    if given and given[0] == "--version":
+    if command == "--version":
         from importlib.metadata import version
 
         sys.stdout.write(f"convaudit {version('convaudit')}\n")
         return 0
-    if given and given[0] in _COMMANDS:
-        return _COMMANDS[given[0]](given[1:])
-    if given and given[0].isidentifier():
-        raise ConfigError(f"no command is called {given[0]!r}{did_you_mean(given[0], _COMMANDS)}")
-    return _composed(given, _audit)
+    if command in _COMMANDS:
+        return _COMMANDS[command](given[1:])
+    if command.isidentifier():
+        known = did_you_mean(command, _COMMANDS)
+        raise ConfigError(f"no command is called {command!r}{known} (`convaudit` alone runs the audit)")
+    return composed(given, _audit)
 
 
-def _groups() -> str:
-    """List every config group with its options."""
-    from importlib.resources import files
-
-    folders = [item for item in files("convaudit.conf").iterdir() if item.is_dir() and item.name != "__pycache__"]
-    rows = []
-    for folder in sorted(folders, key=lambda item: item.name):
-        options = sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
-        rows.append(f"  {folder.name:<14} {', '.join(options)}")
-    return "\n".join(rows)
-
-
-def _audit(composed: DictConfig) -> int:
+def _audit(tree: DictConfig) -> int:
     from .config import check, resolve
     from .run import audit
 
-    config = check(resolve(composed))
+    config = check(resolve(tree))
+    _refuse_unwritable(config)
     notes = audit(config)
     published = _publish_softly(config)
     return _close(config, notes, published)
+
+
+def _refuse_unwritable(config: Any) -> None:
+    """Look at the folders before hours are spent on what could not be written."""
+    for key, folder in (("run", config.run), ("work", config.work)):
+        existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        if not existing.is_dir():
+            raise ConfigError(f"{key}: {existing} is a file; expected a folder, or a path where one can be made")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise ConfigError(f"{key}: {existing} cannot be written to; choose another folder with {key}=...")
 
 
 def _publish_softly(config: Any) -> str:
@@ -146,112 +168,46 @@ def _close(config: Any, notes: Mapping[str, Any], published: str) -> int:
     return EXIT[notes["verdict"]]
 
 
-def _composed(overrides: list[str], task: Callable[[DictConfig], int]) -> int:
-    """Let Hydra parse its flags and compose the config, and put its complaints into one line."""
-    code = 0
-    raised: list[BaseException] = []
-
-    def run(composed: DictConfig) -> None:
-        nonlocal code
-        try:
-            code = task(composed)
-        except BaseException as error:  # Hydra would announce it in its own words first; raised again below
-            raised.append(error)
-
-    before, sys.argv = sys.argv, ["convaudit", *overrides]
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting with 1
-    complaints = io.StringIO()
-    try:
-        with _parser_errors(complaints):
-            hydra.main(version_base="1.3", config_path="pkg://convaudit.conf", config_name="config")(run)()
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_explain(error)) from error
-    except SystemExit as stop:
-        if stop.code == 2 and complaints.getvalue():
-            raise ConfigError(
-                complaints.getvalue().strip().splitlines()[-1].removeprefix("convaudit: error: ")
-            ) from stop
-        raise
-    finally:
-        sys.argv = before
-    if raised:
-        raise raised[0]
-    return code
-
-
-@contextlib.contextmanager
-def _parser_errors(complaints: io.StringIO) -> Any:
-    """Catch what argparse prints, whose usage text would bury the one line that matters."""
-    original = argparse.ArgumentParser._print_message
-
-    def catch(self: argparse.ArgumentParser, message: str, file: Any = None) -> None:
-        original(self, message, complaints if file is sys.stderr else file)
-
-    argparse.ArgumentParser._print_message = catch  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        argparse.ArgumentParser._print_message = original  # type: ignore[method-assign]
-
-
-def _explain(error: BaseException) -> str:
-    """Say in one line which override is wrong."""
-    from .config import one_line
-
-    cause = error.__cause__ or error.__context__
-    if isinstance(cause, ConfigKeyError) and cause.full_key:
-        parent = cause.parent_node
-        known = [str(key) for key in parent] if isinstance(parent, Mapping) else []
-        return f"{cause.full_key}: no such setting{did_you_mean(str(cause.key), known)}"
-    text = one_line(error).partition("Config search path:")[0].strip()
-    return f"{text} {one_line(cause)}" if isinstance(cause, OmegaConfBaseException) else text
-
-
-def _parse(command: str, given: Sequence[str], *options: tuple[str, dict[str, Any]]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=f"convaudit {command}")
+def _parse(
+    command: str, given: Sequence[str], *options: tuple[str, dict[str, Any]]
+) -> tuple[argparse.Namespace, list[str]]:
+    """Read a command's own options; what is left over are overrides, where the command takes any."""
+    parser = argparse.ArgumentParser(prog=f"convaudit {command}", allow_abbrev=False)
     for name, settings in options:
         parser.add_argument(name, **settings)
-    complaints = io.StringIO()
-    try:
-        with _parser_errors(complaints):
-            return parser.parse_args(given)
-    except SystemExit as stop:
-        if stop.code:
-            raise ConfigError(complaints.getvalue().strip().splitlines()[-1]) from stop
-        raise
+    with parser_errors():
+        if command in _TAKE_OVERRIDES:
+            parser.usage = f"{parser.format_usage().removeprefix('usage: ').strip()} [OVERRIDE ...]"
+            return parser.parse_known_args(given)
+        return parser.parse_args(given), []
 
 
+_TAKE_OVERRIDES = ("config", "reference")
 _CONFIG = ("--config", {"type": Path, "required": True})
 
 
 def _config_command(given: list[str]) -> int:
-    if "--out" not in given[:-1]:
-        raise ConfigError("convaudit config: expected --out FILE; use `convaudit --cfg job` to only look")
-    at = given.index("--out")
-    out, overrides = Path(given[at + 1]), given[:at] + given[at + 2 :]
+    options, overrides = _parse("config", given, ("--out", {"type": Path, "required": True}))
 
-    def write(composed: DictConfig) -> int:
+    def write(tree: DictConfig) -> int:
         from .config import as_yaml, check, resolve
 
-        tree = resolve(composed)
-        check(tree)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(as_yaml(tree))
+        plain = resolve(tree)
+        check(plain)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(as_yaml(plain))
         return 0
 
-    return _composed(overrides, write)
+    return composed(overrides, write)
 
 
 def _reference_command(given: list[str]) -> int:
     path = {"type": Path, "required": True}
-    files = ("--weights", path), ("--data", path), ("--config", {"type": Path})
-    options = _parse("reference", given, *files, ("overrides", {"nargs": "*"}))
-    if options.config is not None and options.overrides:
+    options, overrides = _parse("reference", given, ("--weights", path), ("--data", path), ("--config", {"type": Path}))
+    if options.config is not None and overrides:
         raise ConfigError("convaudit reference: expected --config or overrides, got both")
 
     def export(config: Any) -> int:
-        import shutil
-
         from .reference import export_digits, trained_checkpoint
         from .workspace import Workspace
 
@@ -267,14 +223,16 @@ def _reference_command(given: list[str]) -> int:
 
     if options.config is not None:
         return export(load(options.config))
-    return _composed(options.overrides, lambda composed: export(check(resolve(composed))))
+    return composed(overrides, lambda tree: export(check(resolve(tree))))
 
 
 def _sweep_command(given: list[str]) -> int:
     from .config import load
     from .run import sweep
 
-    sweep(load(_parse("sweep", given, _CONFIG).config))
+    config = load(_parse("sweep", given, _CONFIG)[0].config)
+    _refuse_unwritable(config)
+    sweep(config)
     return 0
 
 
@@ -282,7 +240,7 @@ def _check_command(given: list[str]) -> int:
     from .config import load
     from .run import check
 
-    options = _parse("check", given, ("stage", {}), _CONFIG)
+    options, _ = _parse("check", given, ("stage", {}), _CONFIG)
     check(load(options.config), options.stage)
     return 0
 
@@ -292,7 +250,7 @@ def _report_command(given: list[str]) -> int:
     from .config import load
     from .run import check, report
 
-    config = load(_parse("report", given, _CONFIG).config)
+    config = load(_parse("report", given, _CONFIG)[0].config)
     check(config, "verdicts")
     sys.stdout.write(headline(report(config)) + "\n")
     return 0
@@ -303,8 +261,10 @@ def _publish_command(given: list[str]) -> int:
     from .publish import publish_run
     from .tracking import open_command
 
-    options = _parse("publish", given, ("--config", {"type": Path}), ("--run", {"type": Path}))
+    options, _ = _parse("publish", given, ("--config", {"type": Path}), ("--run", {"type": Path}))
     path = options.config or (options.run or Path("run")) / "config.yaml"
+    if options.config is None and not path.is_file():
+        raise StoreError(f"publish: {path} is missing, so there is no run to send; run `convaudit`, or give --config")
     config = load(path)
     run = options.run or config.run
     if not config.tracking.enabled:
@@ -315,22 +275,25 @@ def _publish_command(given: list[str]) -> int:
 
 
 def _gate_command(given: list[str]) -> int:
-    from ..stages.errors import StoreError
     from ..stages.verdicts.stage import headline
 
-    run = _parse("gate", given, ("--run", {"type": Path, "default": Path("run")})).run
+    run = _parse("gate", given, ("--run", {"type": Path, "default": Path("run")}))[0].run
     path = run / "verdict.json"
     if not path.is_file():
         raise StoreError(f"gate: {path} is missing, so there is no verdict; run `convaudit` or `convaudit report`")
-    notes = json.loads(path.read_text())
-    sys.stdout.write(headline(notes) + "\n")
-    return EXIT[notes["verdict"]]
+    try:
+        notes = json.loads(path.read_text())
+        code, line = EXIT[notes["verdict"]], headline(notes)
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"gate: {path} holds no verdict; write it again with `convaudit report`") from error
+    sys.stdout.write(line + "\n")
+    return code
 
 
 def _init_command(given: list[str]) -> int:
     from .scaffolding import init
 
-    directory = _parse("init", given, ("directory", {"type": Path})).directory
+    directory = _parse("init", given, ("directory", {"type": Path}))[0].directory
     for path in init(directory):
         sys.stdout.write(f"wrote {path}\n")
     return 0
@@ -339,7 +302,9 @@ def _init_command(given: list[str]) -> int:
 def _clean_command(given: list[str]) -> int:
     from .workspace import Workspace
 
-    work = _parse("clean", given, ("--work", {"type": Path, "default": Path(".work")})).work
+    work = _parse("clean", given, ("--work", {"type": Path, "default": Path(".work")}))[0].work
+    if not (work / "sealed").is_dir():
+        raise ConfigError(f"clean: {work} is no work folder of convaudit; give the audit's own with --work DIR")
     workspace = Workspace(work)
     with workspace.locked():
         sys.stdout.write(f"removed {workspace.clean()} unfinished pieces of work below {work}\n")

@@ -108,8 +108,10 @@ def as_yaml(tree: Mapping[str, Any]) -> str:
 def one_line(error: BaseException) -> str:
     """Fold an error of a config library into one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    kept = [line for line in lines if not line.startswith(("object_type", "reference_type", "Set the environment"))]
-    return " ".join(kept)
+    key = next((line.removeprefix("full_key:").strip() for line in lines if line.startswith("full_key:")), "")
+    noise = ("full_key:", "object_type", "reference_type", "Set the environment")
+    text = " ".join(line for line in lines if not line.startswith(noise))
+    return f"{key}: {text}" if key else text
 
 
 def check(tree: Mapping[str, Any]) -> Config:
@@ -136,8 +138,8 @@ def check(tree: Mapping[str, Any]) -> Config:
         numerics=_validated(Numerics, tree["numerics"], "numerics"),
         stages=built,
         selected=_selected(tree["stages"], built),
-        run=Path(_validated(str, tree["run"], "run")),
-        work=Path(_validated(str, tree["work"], "work")),
+        run=_folder(tree["run"], "run"),
+        work=_folder(tree["work"], "work"),
         seed=_validated(int, tree["seed"], "seed"),
         report=build(tree["report"], "report"),
         resolved=tree,
@@ -152,6 +154,12 @@ def _selected(names: Any, stages: Mapping[str, Stage]) -> tuple[str, ...]:
     if not selected:
         raise ConfigError(f"stages: expected at least one stage{did_you_mean('', stages)}")
     return selected
+
+
+def _folder(value: Any, path: str) -> Path:
+    if not _validated(str, value, path):
+        raise ConfigError(f"{path}: expected a folder, got ''; write {path}=. for the one you are in")
+    return Path(value)
 
 
 def _as(kind: type, instance: Any, path: str) -> Any:
@@ -216,8 +224,24 @@ def _validated(kind: Any, value: Any, path: str) -> Any:
         if isinstance(cause, AuditError):
             raise cause from None
         where = ".".join([path, *(str(part) for part in first["loc"])])
-        message = str(cause or first["msg"]).removeprefix("Value error, ")
+        if first["type"] == "missing":
+            raise ConfigError(f"{where}: a value is required; set {where}=...") from None
+        message = _EXPECTED.get(first["type"]) or str(cause or first["msg"]).removeprefix("Value error, ")
         raise ConfigError(f"{where}: {message}, got {first['input']!r}") from None
+
+
+#: Pydantic's commonest complaints in the words of somebody who writes overrides.
+_EXPECTED = {
+    "tuple_type": "expected a list in brackets",
+    "int_parsing": "expected an integer",
+    "int_type": "expected an integer",
+    "int_from_float": "expected an integer",
+    "float_parsing": "expected a number",
+    "float_type": "expected a number",
+    "bool_parsing": "expected true or false",
+    "bool_type": "expected true or false",
+    "string_type": "expected text",
+}
 
 
 def _refuse_unknown(kind: Any, value: Any, path: str) -> None:

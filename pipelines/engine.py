@@ -99,9 +99,12 @@ def check_asks(plan: Plan, audited: Audited) -> None:
     ConfigError
         What the leaf says about its settings.
     """
-    for leaf in plan.leaves.values():
-        leaf.writes(audited.subject)
-        leaf.asks(audited.subject)
+    for name, leaf in plan.leaves.items():
+        try:
+            leaf.writes(audited.subject)
+            leaf.asks(audited.subject)
+        except ConfigError as error:
+            raise error if str(error).startswith(name) else ConfigError(f"{name}: {error}") from error
 
 
 def execute(session: Session, plan: Plan, stop: Callable[[Session], None] | None = None) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..stages.contract import Subject
-from ..stages.errors import DataError, ImageError, ModelError
+from ..stages.errors import AuditError, DataError, ImageError, ModelError, in_words
 from ..stages.specs import LayerSpec
 from .config import Config
 from .datasets.source import Index, digest
@@ -63,7 +63,17 @@ def examine(config: Config, index: Index, model: ResolvedModel) -> Audited:
     """
     from ..stages.network.layers import examine as look_into
 
-    anatomy = look_into(model.build(), _probe(config, index))
+    network, images = model.build(), _probe(config, index)
+    try:
+        anatomy = look_into(network, images)
+    except AuditError:
+        raise
+    except Exception as error:  # whatever the user's own forward raises
+        shape = " x ".join(str(length) for length in images.shape)
+        raise ModelError(
+            f"data and model do not fit: the model fails on a batch of {shape} (image x channel x space): "
+            f"{in_words(error)}; set data.preprocessing to what it was trained on"
+        ) from error
     class_names = _class_names(index, model, anatomy.n_logit)
     facts = {
         "schema": 1,

@@ -34,6 +34,9 @@ from . import store
 from .fingerprint import hashed
 
 
+_FOLDERS = ("attempts", "sealed", "jobs")
+
+
 @dataclass
 class Attempt:
     """A leaf's work between its first task and its seal.
@@ -96,8 +99,12 @@ class Workspace:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.token = secrets.token_hex(6)
-        for name in ("attempts", "sealed", "jobs"):
-            (root / name).mkdir(parents=True, exist_ok=True)
+        self._new = not root.exists()
+        self._make()
+
+    def _make(self) -> None:
+        for name in _FOLDERS:
+            (self.root / name).mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -113,7 +120,17 @@ class Workspace:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise StoreError(f"{self.root}: another run works here; wait for it, or set work=... apart") from error
-            yield
+            self._make()
+            try:
+                yield
+            finally:
+                self._remove_unused()
+
+    def _remove_unused(self) -> None:
+        """Take away a folder that this run made and left empty: it failed before there was any work to keep."""
+        ours = {path.name for path in self.root.iterdir()} == {*_FOLDERS, "lock"}
+        if self._new and ours and not any(any((self.root / name).iterdir()) for name in _FOLDERS):
+            shutil.rmtree(self.root)
 
     def sealed(self, fingerprint: Mapping[str, Any]) -> tuple[Path, str] | None:
         """Folder and content digest of finished work, or None."""
