@@ -1,0 +1,378 @@
+"""One fused sweep against the same results from Captum, pytorch-grad-cam and a forward with hooks, one after another.
+
+ResNet-18 with seeded random weights, 224x224 images: logits, GAP features, per-channel statistics of every
+convolution and ReLU, saliency, and Grad-CAM at two layers. The peers are called as their users call them, in their
+default memory format and in a process with the default allocator; "peers, our settings" lends them ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import numpy as np
+from alternating import ask, hand_over, in_turn, machine, median, ratio, table, timed
+
+LAYERS = ("layer3", "layer4")
+TOLERANCE = 1e-4
+
+
+def network(double: bool = False) -> Any:
+    """ResNet-18 whose batch norms know the statistics of random images."""
+    import torch
+    from torchvision.models import resnet18
+
+    torch.manual_seed(0)
+    model = resnet18(weights=None)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None
+    model.train()
+    with torch.no_grad():
+        model(torch.randn(16, 3, 224, 224))
+    return model.double().eval() if double else model.eval()
+
+
+def pictures(n: int) -> np.ndarray:
+    """Random images, normalised."""
+    return np.random.default_rng(1).standard_normal((n, 3, 224, 224), dtype=np.float32)
+
+
+def leaves() -> list[Any]:
+    """What the sweep computes."""
+    from convaudit.stages.activations.stage import Activations
+    from convaudit.stages.attributions.grad_cam import GradCam
+    from convaudit.stages.attributions.saliency import Saliency
+    from convaudit.stages.attributions.stage import Attributions
+    from convaudit.stages.features.stage import Features
+    from convaudit.stages.predictions.stage import Predictions
+
+    methods = {"saliency": Saliency(), "grad_cam": GradCam(layers=LAYERS)}
+    stages = [Predictions(), Features(("penultimate", "last_conv")), Activations(), Attributions(methods)]
+    return [leaf for stage in stages for leaf in stage.leaves()]
+
+
+def subject(model: Any, n: int, batch: int) -> Any:
+    import torch
+
+    from convaudit.stages.contract import Subject
+    from convaudit.stages.network.layers import trace
+
+    names, none = tuple(map(str, range(n))), ("",) * n
+    layers = trace(model, torch.randn(2, 3, 224, 224, dtype=next(model.parameters()).dtype))
+    classes, mean, std = tuple(map(str, range(1000))), (0.0,) * 3, (1.0,) * 3
+    labels = np.full(n, -1)
+    return Subject(
+        names, labels, none, none, classes, ("y", "x"), (3, 224, 224), mean, std, layers, n, batch, 0
+    )  # fmt: skip
+
+
+class Sweep:
+    """Ours."""
+
+    def __init__(self, options: argparse.Namespace, n: int) -> None:
+        import torch
+
+        from convaudit.pipelines.worker import tune_allocator
+        from convaudit.stages.contract import Task
+
+        if options.allocator == "tuned":
+            tune_allocator()
+        self.last = options.format == "channels_last"
+        self.batch = options.batch
+        model = network(options.double).requires_grad_(False)
+        self.subject = subject(model, n, options.batch)
+        self.model = model.to(memory_format=torch.channels_last) if self.last else model
+        chosen = [leaf for leaf in leaves() if leaf.name not in options.without]
+        self.jobs = [(leaf, Task(leaf.name, range(n))) for leaf in chosen]
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Every array of every leaf."""
+        from convaudit.stages.network.sweep import run_tasks
+
+        outcomes = run_tasks(
+            self.model, self.jobs, self._blocks(images), self.subject, device="cpu", channels_last=self.last
+        )
+        assert not any(outcome.error for outcome in outcomes), [outcome.error for outcome in outcomes]
+        arrays = {f"{outcome.leaf}/{path}": rows for outcome in outcomes for path, rows in outcome.rows.items()}
+        for (leaf, _), outcome in zip(self.jobs, outcomes, strict=True):
+            if leaf.name == "activations":
+                arrays |= leaf.finish([outcome.partial], self.subject, None).arrays
+        return arrays
+
+    def _blocks(self, images: np.ndarray) -> Any:
+        from convaudit.stages.network.sweep import Block
+
+        for start in range(0, len(images), self.batch):
+            part = images[start : start + self.batch]
+            n = len(part)
+            yield Block(np.arange(start, start + n), part, np.ones(n, bool), np.zeros(n, np.int8), ("",) * n)
+
+
+class Peers:
+    """Captum, pytorch-grad-cam and hooks."""
+
+    def __init__(self, options: argparse.Namespace, n: int) -> None:
+        import torch
+        from captum.attr import Saliency
+        from pytorch_grad_cam import GradCAM
+
+        from convaudit.pipelines.worker import tune_allocator
+
+        del n
+        if options.allocator == "tuned":
+            tune_allocator()
+        self.batch = options.batch
+        model = network(options.double)
+        self.format = torch.channels_last if options.format == "channels_last" else torch.contiguous_format
+        self.model = model.to(memory_format=self.format)
+        self.saliency = Saliency(self.model)
+        self.cams = {name: GradCAM(self.model, [getattr(self.model, name)]) for name in LAYERS}
+        self.raw: dict[str, list[np.ndarray]] = {}
+        if options.raw:
+            for name, cam in self.cams.items():
+                cam.get_cam_image = self._noting(name, cam.get_cam_image)
+        self.parts = {"forward with hooks": 0.0, "Captum": 0.0, "pytorch-grad-cam": 0.0}
+
+    def _noting(self, name: str, method: Any) -> Any:
+        def get_cam_image(*args: Any, **kwargs: Any) -> np.ndarray:
+            heatmap = method(*args, **kwargs)
+            self.raw.setdefault(name, []).append(np.maximum(heatmap, 0))
+            return heatmap
+
+        return get_cam_image
+
+    def __call__(self, images: np.ndarray) -> dict[str, Any]:
+        """The same results, without variance, minimum, mean magnitude and the best images of each channel."""
+        import torch
+
+        found: dict[str, list[np.ndarray]] = {}
+        statistics = Statistics()
+        for start in range(0, len(images), self.batch):
+            batch = torch.from_numpy(images[start : start + self.batch]).to(next(self.model.parameters()).dtype)
+            batch = batch.contiguous(memory_format=self.format)
+            for key, value in self._batch(batch, statistics).items():
+                found.setdefault(key, []).append(value)
+        return {key: np.concatenate(rows) for key, rows in found.items()} | {"statistics": statistics.total}
+
+    def _batch(self, images: Any, statistics: Statistics) -> dict[str, np.ndarray]:
+        spent: dict[str, float] = {}
+        with timed(spent):
+            rows, predicted = statistics.forward(self.model, images)
+        self.parts["forward with hooks"] += spent["wall"]
+        with timed(spent := {}):
+            gradient = self.saliency.attribute(images.clone().requires_grad_(), target=predicted)
+            rows["saliency"] = gradient.amax(1).numpy()
+        self.parts["Captum"] += spent["wall"]
+        with timed(spent := {}):
+            for name, cam in self.cams.items():
+                rows[f"cam/{name}"] = cam(images, targets=None)
+        self.parts["pytorch-grad-cam"] += spent["wall"]
+        return rows
+
+
+class Statistics:
+    """What a user's hooks note of each convolution and ReLU."""
+
+    def __init__(self) -> None:
+        self.total: dict[str, dict[str, Any]] = {}
+
+    def forward(self, model: Any, images: Any) -> tuple[dict[str, np.ndarray], Any]:
+        """Logits and features of a batch, and its predicted classes."""
+        import torch
+
+        calls: dict[str, int] = {}
+        features: dict[str, Any] = {}
+        handles = []
+        for name, module in model.named_modules():
+            if isinstance(module, (torch.nn.Conv2d, torch.nn.ReLU)):
+                handles.append(module.register_forward_hook(self._hook(name, calls, features)))
+        with torch.no_grad():
+            logits = model(images)
+        for handle in handles:
+            handle.remove()
+        # The input of the last layer is the mean of the last ReLU.
+        rows = {"logit": logits, "penultimate": features["layer4.1.relu#1"], "last_conv": features["layer4.1.conv2#0"]}
+        return {key: value.numpy() for key, value in rows.items()}, logits.argmax(1)
+
+    def _hook(self, name: str, calls: dict[str, int], features: dict[str, Any]) -> Any:
+        def hook(_module: Any, _args: Any, output: Any) -> None:
+            call = calls.get(name, 0)
+            calls[name] = call + 1
+            peak, mean = output.amax((2, 3)), output.mean((2, 3))
+            features[f"{name}#{call}"] = mean
+            so_far = self.total.setdefault(f"{name}#{call}", {"n": 0, "fired": 0, "mean": 0.0, "max": peak[0]})
+            so_far["n"] += len(peak)
+            so_far["fired"] += (peak > 0).sum(0)
+            so_far["mean"] += mean.sum(0)
+            so_far["max"] = so_far["max"].maximum(peak.amax(0))
+
+        return hook
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    torch.set_num_threads(options.threads)
+    images = pictures(options.images)
+    contestant = (Peers if options.child == "peers" else Sweep)(options, len(images))
+    warm = Sweep(options, options.batch) if options.child == "ours" else contestant
+    warm(images[: options.batch])
+    parts = getattr(contestant, "parts", {})
+    parts.update(dict.fromkeys(parts, 0.0))
+    found: dict[str, Any] = {}
+    with timed(found):
+        contestant(images)
+    found["rate"] = len(images) / found["wall"]
+    return found | {"parts": {name: len(images) / seconds for name, seconds in parts.items()}}
+
+
+def check(options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Largest difference of each result over its largest magnitude; fails where it is above the tolerance.
+
+    In single precision both sides use one memory format: in two formats sums round differently, which puts a few
+    values on the other side of a ReLU's zero or of a max pool's tie, and then the gradient itself jumps (the peers
+    differ from themselves in the same way). Double precision is compared across the formats that are measured.
+    """
+    import torch
+
+    torch.set_num_threads(options.threads)
+    same, across = {"format": options.format}, {"format": "contiguous"}
+    found = {
+        "float32, both in channels_last": differences(options, same | {"double": False}),
+        "float64, ours in channels_last, peers in contiguous": differences(options, across | {"double": True}),
+    }
+    assert all(value <= TOLERANCE for one in found.values() for value in one.values()), found
+    return found | {"float32, ours in channels_last, peers in contiguous": differences(options, across)}
+
+
+def differences(options: argparse.Namespace, peers_settings: dict[str, Any]) -> dict[str, float]:
+    images = pictures(2 * options.batch)
+    options = argparse.Namespace(**vars(options) | {"raw": True, "double": peers_settings.get("double", False)})
+    ours = Sweep(options, len(images))
+    peers = Peers(argparse.Namespace(**vars(options) | peers_settings), len(images))
+    mine, theirs = ours(images), peers(images)
+    stored = mine["attributions/saliency/heatmap"] * mine["attributions/saliency/scale"][:, None, None]
+    exact = _saliency(ours, images)
+    assert difference(stored, exact) <= 2**-11, "stored in half precision, and no worse than that"
+    return {
+        "logit": difference(mine["predictions/logit"], theirs["logit"]),
+        "features": max(
+            difference(mine["features/fc.input"], theirs["penultimate"]),
+            difference(mine["features/layer4.1.conv2"], theirs["last_conv"]),
+        ),
+        "statistics": max(_statistics(mine, theirs["statistics"])),
+        "saliency": difference(exact, theirs["saliency"]),
+        "Grad-CAM": max(
+            difference(mine[f"attributions/grad_cam/{name}/heatmap"], np.concatenate(peers.raw[name]))
+            for name in LAYERS
+        ),
+    }
+
+
+PLAIN = {"format": "contiguous", "allocator": "default"}
+
+
+def difference(mine: np.ndarray, theirs: Any) -> float:
+    theirs = np.asarray(theirs)
+    assert mine.shape == theirs.shape, (mine.shape, theirs.shape)
+    return float(np.abs(mine - theirs).max() / np.abs(theirs).max())
+
+
+def _statistics(mine: dict[str, np.ndarray], theirs: dict[str, dict[str, Any]]) -> list[float]:
+    found = []
+    for name, total in theirs.items():
+        layer = name if f"{name}/mean" in mine else name.partition("#")[0]
+        found += [
+            difference(mine[f"{layer}/fired"], total["fired"]),
+            difference(mine[f"{layer}/mean"], total["mean"] / total["n"]),
+            difference(mine[f"{layer}/max"], total["max"]),
+        ]
+    return found
+
+
+def _saliency(ours: Sweep, images: np.ndarray) -> np.ndarray:
+    """Our saliency before it is stored in half precision."""
+    from convaudit.stages.contract import Ask, Gradient
+    from convaudit.stages.network.batch import opened
+
+    ask = Ask(gradients=(Gradient("predicted", "input"),))
+    maps = []
+    for block in ours._blocks(images):
+        with opened(ours.model, block, ours.subject, ask) as batch:
+            maps.append(batch.gradient("predicted", "input").abs().amax(1).numpy())
+    return np.concatenate(maps)
+
+
+def compare(options: argparse.Namespace) -> None:
+    where = machine("torch", "torchvision", "captum", "grad-cam")
+    ours = {"format": "channels_last", "allocator": "tuned"}
+    sides = {
+        "peers": ("peers", PLAIN),
+        "ours": ("ours", ours),
+        "ours, default allocator": ("ours", ours | {"allocator": "default"}),
+        "ours, default format": ("ours", ours | {"format": "contiguous"}),
+        "peers, our settings": ("peers", ours),
+    }
+    chosen = sides if options.all else {name: sides[name] for name in ("peers", "ours")}
+    rows: list[list[object]] = [
+        [
+            "threads",
+            "contestant",
+            "images/s",
+            "times the peers (range)",
+            "the same in CPU time",
+            "images/s of the parts",
+        ]
+    ]
+    for threads in options.threads_tried:
+        contestants = {
+            name: lambda side=side, threads=threads: ask(__file__, arguments(options, *side, threads))
+            for name, side in chosen.items()
+        }
+        found = in_turn(contestants, options.repeats)
+        for name, rounds in found.items():
+            parts = ", ".join(f"{part} {median([r['parts'][part] for r in rounds]):.0f}" for part in rounds[0]["parts"])
+            rows.append(
+                [threads, name, f"{median([r['rate'] for r in rounds]):.1f}", ratio(rounds, found["peers"], "rate"),
+                 ratio(found["peers"], rounds, "cpu"), parts]
+            )  # fmt: skip
+    found = ask(__file__, arguments(options, "check", ours, options.threads_tried[0]))
+    print(f"{where}. {options.images} images of 224x224, batch {options.batch}, median of {options.repeats} rounds.\n")
+    table(rows)
+    print("Largest difference over largest magnitude:\n")
+    table(
+        [["compared", *next(iter(found.values()))]] + [[k, *(f"{v:.1e}" for v in d.values())] for k, d in found.items()]
+    )
+
+
+def arguments(options: argparse.Namespace, child: str, settings: dict[str, str], threads: int) -> list[object]:
+    fixed = ["--child", child, "--images", options.images, "--batch", options.batch, "--threads", threads]
+    return [*fixed, "--format", settings["format"], "--allocator", settings["allocator"]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads-tried", type=int, nargs="+", default=[2, 1])
+    parser.add_argument("--all", action="store_true", help="also one setting changed at a time")
+    parser.add_argument("--child", choices=["ours", "peers", "check"], help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--format", default="channels_last", help=argparse.SUPPRESS)
+    parser.add_argument("--allocator", default="tuned", help=argparse.SUPPRESS)
+    parser.add_argument("--without", nargs="*", default=[], help=argparse.SUPPRESS)
+    parser.add_argument("--double", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--raw", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child is None:
+        compare(options)
+    elif options.child == "check":
+        hand_over(check(options))
+    else:
+        hand_over(measure(options))
+
+
+if __name__ == "__main__":
+    main()
