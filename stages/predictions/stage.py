@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import torch
 
 from ..contract import Partial, Result, SoleLeaf, Stored, Subject, Task
 from ..numerics.statistics import wilson
 from ..specs import STATUS, ArraySpec, Finding, Measurement, SizedArray, Summary
-from . import scores
+from . import inputs, scores
 
 if TYPE_CHECKING:
     from ..network.batch import Batch
@@ -30,6 +31,8 @@ MARGIN = ArraySpec("margin", ("image",), "float32", "logit", "Largest logit minu
 CODES = ArraySpec(
     "status", ("image",), "int8", "code", f"What became of the image, as a position in {list(STATUS)}; -1: never read."
 )
+# What of a partial result is a list; everything else is a count.
+_LISTS = ("bad_image", "bad_status", "bad_reason", "not_finite")
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Predictions(SoleLeaf):
     def combine(self, first: Partial, second: Partial) -> Partial:
         """Add the counts and chain the lists."""
         return {
-            key: np.concatenate([first[key], second[key]]) if first[key].ndim else first[key] + second[key]
+            key: np.concatenate([first[key], second[key]]) if key in _LISTS else first[key] + second[key]
             for key in first
         }
 
@@ -73,8 +76,9 @@ class Predictions(SoleLeaf):
         total = dict(partials[0])
         for partial in partials[1:]:
             total = dict(self.combine(total, partial))
-        measurements = (_accuracy(total), _mean_confidence(total), _bad_fraction(total))
-        return Summary({}, measurements, tuple(_findings(total, subject)), {"bad": _bad(total, subject)})
+        measurements = (_accuracy(total), _mean_confidence(total), _bad_fraction(total), *inputs.measurements(total))
+        found = (*_findings(total, subject), *inputs.findings(total, subject.mean, subject.std))
+        return Summary({}, measurements, found, {"bad": _bad(total, subject)})
 
 
 def _count(batch: Batch, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -93,6 +97,7 @@ def _count(batch: Batch, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
         "bad_status": np.asarray(batch.status, np.int8)[bad],
         "bad_reason": np.asarray([batch.reasons[at] for at in np.flatnonzero(bad)], dtype=np.str_),
         "not_finite": positions[valid & ~finite],
+        **inputs.count(batch.images[torch.from_numpy(valid).to(batch.images.device)]),
     }
 
 

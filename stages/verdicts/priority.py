@@ -22,6 +22,9 @@ READING_ORDER = (
     "ablation/",
 )
 
+#: Findings after which no number of the run can be believed, whatever the gates say.
+UNTRUSTWORTHY = frozenset({"predictions/logit-not-finite", "ablation/contradiction"})
+
 
 def rank(code: str) -> int:
     """Place of a finding among findings of equal severity; the first beginning in `READING_ORDER` that fits decides.

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from ..contract import Partial, SoleLeaf, Stored, Subject, Task
 from ..specs import Measurement, SizedArray, Summary
 from .gates import Gate, Judgement, Status, judge, worst
-from .priority import rank
+from .priority import UNTRUSTWORTHY, rank
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Verdicts(SoleLeaf):
     gates
         Gates by name.
     findings_level
-        What a finding of severity ``"error"`` makes of the run: ``"error"`` fails it, ``"warn"`` warns.
+        What a finding of severity ``"error"`` makes of the run: ``"error"`` fails it, ``"warn"`` warns. Whatever is set,
+        one after which no number can be believed (logits that are not finite) makes it an ERROR.
     """
 
     gates: dict[str, Gate] = field(default_factory=dict)
@@ -89,6 +90,8 @@ def verdict(
     overall = worst(statuses)
     if grave and findings_level not in ("off", False):
         overall = worst((overall, "FAIL" if findings_level == "error" else "WARN"))
+    if any(finding.code in UNTRUSTWORTHY for finding in grave):
+        overall = "ERROR"
     return {
         "verdict": overall,
         "gates": rows,
