@@ -195,6 +195,7 @@ def _config_command(given: list[str]) -> int:
         plain = resolve(tree)
         check(plain)
         options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.unlink(missing_ok=True)  # DVC may have linked it into its cache
         options.out.write_text(as_yaml(plain))
         return 0
 

@@ -49,6 +49,9 @@ class Audited:
     def write(self, folder: Path) -> None:
         """Write ``subject.json`` and ``images.parquet``."""
         folder.mkdir(parents=True, exist_ok=True)
+        # DVC may have linked both into its cache: writing into them would change the cache.
+        for name in ("subject.json", "images.parquet"):
+            (folder / name).unlink(missing_ok=True)
         (folder / "subject.json").write_text(json.dumps(self.facts, indent=1, sort_keys=True) + "\n")
         self.table.to_parquet(folder / "images.parquet", index=False)
 
