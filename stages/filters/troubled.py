@@ -19,12 +19,13 @@ _SEVERITY: dict[str, Severity] = {
     "rare": "info",
     "dormant": "info",
 }
+# Of one channel, and of several.
 _SAYS = {
-    "dead": "never fired",
-    "saturated": "stand at their upper limit",
-    "constant": "say the same of every image",
-    "rare": "fire in hardly any image",
-    "dormant": "add next to nothing",
+    "dead": ("never fired", "never fired"),
+    "saturated": ("stands at its upper limit", "stand at their upper limit"),
+    "constant": ("says the same of every image", "say the same of every image"),
+    "rare": ("fires in hardly any image", "fire in hardly any image"),
+    "dormant": ("adds next to nothing", "add next to nothing"),
 }
 _NEXT = {
     "dead": "What next: read bias and norm scale in front of these channels (a strongly negative bias, or a scale of "
@@ -93,7 +94,7 @@ def _of_network(trouble: str, troubled: Sequence[Audited], audit: Audit, *, furt
     return Finding(
         f"filters/{trouble}",
         _SEVERITY[trouble],
-        f"{count} of {_judged(trouble, audit)} channels, in {where}, {_SAYS[trouble]}",
+        f"{count} of {_judged(worst, audit)} channels, in {where}, {_SAYS[trouble][count > 1]}",
         _detail(trouble, worst, audit),
         _evidence(worst, trouble) if trouble in ("rare", "dormant") else (),
         worst[0].layer.name if alone else None,
@@ -102,7 +103,7 @@ def _of_network(trouble: str, troubled: Sequence[Audited], audit: Audit, *, furt
 
 
 def _detail(trouble: str, worst: Sequence[Audited], audit: Audit, limit: int = 4) -> str:
-    shown = "; ".join(_named(audited, trouble) for audited in worst[:limit])
+    shown = "; ".join(_named(audited, trouble, numbers=len(worst) == 1) for audited in worst[:limit])
     more = f"; and {len(worst) - limit} more layers, in the table of this section" if len(worst) > limit else ""
     seen = f"{definitions(audit.limits)[trouble]}, over {audit.n} images"
     bound = (
@@ -118,19 +119,19 @@ def _doubt(audit: Audit) -> str:
     return "The network answers no better than chance, and that alone can make filters look so: settle it first. "
 
 
-def _judged(trouble: str, audit: Audit) -> int:
-    """Channels in which the trouble could be seen: a convolution alone can only be constant."""
-    layers = audit.layers if trouble == "constant" else audit.relus
-    return sum(len(audited.trouble) for audited in layers)
+def _judged(troubled: Sequence[Audited], audit: Audit) -> int:
+    """Channels of the kinds of layers that are in trouble: those behind ReLUs, wherever these tell of it alone."""
+    kinds = {audited.layer.kind for audited in troubled}
+    return sum(len(audited.trouble) for audited in audit.layers if audited.layer.kind in kinds)
 
 
 def _share(audited: Audited, trouble: str) -> float:
     return len(audited.channels(trouble)) / len(audited.trouble) if len(audited.trouble) else 0.0
 
 
-def _named(audited: Audited, trouble: str, limit: int = 6) -> str:
+def _named(audited: Audited, trouble: str, *, numbers: bool = False, limit: int = 6) -> str:
     channels = audited.channels(trouble)
-    shown = ", ".join(f"{channel}{_told(audited, channel, trouble)}" for channel in channels[:limit])
+    shown = ", ".join(f"{channel}{_told(audited, channel, trouble) if numbers else ''}" for channel in channels[:limit])
     more = f" and {len(channels) - limit} more" if len(channels) > limit else ""
     word = "channel" if len(channels) == 1 else "channels"
     size = len(audited.trouble)

@@ -70,7 +70,7 @@ class ChannelStatistics:
 def dormancy(mean_abs: Float[np.ndarray, " channel"]) -> Float[np.ndarray, " channel"]:
     """Mean magnitude of each channel over the layer's mean of them (eq. 1 of sokar2023); NaN for a silent layer."""
     whole = mean_abs.mean()
-    return mean_abs / whole if whole > 0 else np.full(len(mean_abs), np.nan)
+    return mean_abs / whole if 0 < whole < np.inf else np.full(len(mean_abs), np.nan)
 
 
 def rate_bound(fired: Int[np.ndarray, " channel"], n: int) -> Float[np.ndarray, " channel"]:

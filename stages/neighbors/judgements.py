@@ -130,7 +130,7 @@ def _duplicates(seen: Seen, examples: int) -> tuple[Finding, ...]:
             Finding(
                 "neighbors/conflicting-duplicates",
                 "warning",
-                f"{len(seen.label_conflicts)} images occur more than once under different labels",
+                f"{_images(seen.label_conflicts)} more than once under different labels",
                 f"{_listed(seen, seen.label_conflicts)}; the bytes are equal, so at least one label of each is wrong. "
                 "What next: look at each, keep one label, and correct or remove the other copies.",
                 _flat(seen.label_conflicts, examples),
@@ -141,7 +141,7 @@ def _duplicates(seen: Seen, examples: int) -> tuple[Finding, ...]:
             Finding(
                 "neighbors/leaking-duplicates",
                 "warning",
-                f"{len(seen.split_conflicts)} images occur in more than one split",
+                f"{_images(seen.split_conflicts)} in more than one split",
                 f"{_listed(seen, seen.split_conflicts)}. What was trained on cannot test: accuracy on "
                 "them is too high. What next: remove the copies from one split.",
                 _flat(seen.split_conflicts, examples),
@@ -152,7 +152,7 @@ def _duplicates(seen: Seen, examples: int) -> tuple[Finding, ...]:
             Finding(
                 "neighbors/duplicates",
                 "info",
-                f"{len(seen.duplicates)} images occur more than once",
+                f"{_images(seen.duplicates)} more than once",
                 f"{_listed(seen, seen.duplicates)}. They weigh several times in every number. "
                 "What next: remove the copies, unless they are meant.",
                 _flat(seen.duplicates, examples),
@@ -163,13 +163,13 @@ def _duplicates(seen: Seen, examples: int) -> tuple[Finding, ...]:
 
 def _sides(seen: Seen, examples: int) -> tuple[Finding, ...]:
     found = []
-    missed = int(seen.triangle.neighbors_only.sum())
+    missed, caught = int(seen.triangle.neighbors_only.sum()), int(seen.triangle.head_only.sum())
     if seen.triangle.suspect.any():
         found.append(
             Finding(
                 "neighbors/label-suspects",
                 "warning",
-                f"{int(seen.triangle.suspect.sum())} of {seen.n} labels are suspect",
+                f"{int(seen.triangle.suspect.sum())} of {seen.n} labels may be wrong",
                 "Head and neighbors agree with each other against these labels. Candidates for a look, not proof: both "
                 "rest on the same features and so share their mistakes. What next: look at the images, surest first; "
                 "correct the labels that are wrong, and take the others for errors of the model.",
@@ -180,7 +180,8 @@ def _sides(seen: Seen, examples: int) -> tuple[Finding, ...]:
         found.append(
             Finding(
                 "neighbors/head-misses",
-                "info",
+                # Beyond doubt when these outnumber the images that the head alone gets right.
+                "warning" if wilson(missed, missed + caught)[0] > 0.5 else "info",
                 f"The head misses {missed} of {seen.n} images that their neighbors get right",
                 "The features tell these apart, and the last layer does not. What next: if there are many, train the "
                 "last layer again (on balanced classes) before anything deeper.",
@@ -229,6 +230,10 @@ def _purity(seen: Seen, label: int) -> dict[str, Any]:
     mean = float(share.mean()) if len(share) else math.nan
     name = seen.subject.class_names[label]
     return {"class": label, "name": name, "purity": None if math.isnan(mean) else mean, "n": len(share)}
+
+
+def _images(groups: tuple[tuple[int, ...], ...]) -> str:
+    return "1 image occurs" if len(groups) == 1 else f"{len(groups)} images occur"
 
 
 def _listed(seen: Seen, groups: tuple[tuple[int, ...], ...], limit: int = 3) -> str:

@@ -176,8 +176,9 @@ def _findings(total: Mapping[str, np.ndarray], subject: Subject) -> list[Finding
             Finding(
                 "predictions/unlabelled",
                 "info",
-                "no usable image has a label",
-                "Accuracy could not be measured; everything that needs no label was.",
+                "No usable image has a label",
+                "Accuracy could not be measured; everything that needs no label was. What next: set gates=unlabelled, "
+                "which judges what can be judged without.",
             )
         )
     return findings

@@ -22,8 +22,8 @@ class Verdicts(SoleLeaf):
     gates
         Gates by name.
     findings_level
-        What a finding of severity ``"error"`` makes of the run: ``"error"`` fails it, ``"warn"`` warns. Whatever is set,
-        one after which no number can be believed (logits that are not finite) makes it an ERROR.
+        What a finding of severity ``"error"`` makes of the run: ``"error"`` fails it, ``"warn"`` warns. One
+        after which no number can be believed (logits that are not finite) makes it an ERROR, whatever is set.
     """
 
     gates: dict[str, Gate] = field(default_factory=dict)

@@ -42,6 +42,16 @@ def test_the_default_settings_reach_the_promised_accuracy(trained):
 
 
 @pytest.mark.slow
+def test_two_fresh_trainings_end_in_the_same_bits(trained):
+    torch.manual_seed(3)
+    again = _run(Reference())
+    assert set(again.arrays) == set(trained.arrays)
+    for path, array in trained.arrays.items():
+        assert again.arrays[path].tobytes() == array.tobytes(), path
+    assert again.measurements == trained.measurements
+
+
+@pytest.mark.slow
 def test_what_is_declared_is_written(trained):
     declared = {array.path: array for array in Reference().writes(None)}
     assert set(declared) == set(trained.arrays)
