@@ -19,6 +19,8 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from ..stages.errors import ConfigError, did_you_mean, in_words
 
 _CONF = "convaudit.conf"
+#: What Hydra reads as something else than a name.
+_NO_NAMES = ("null", "true", "false")
 
 
 def composed(overrides: Sequence[str], task: Callable[[DictConfig], int]) -> int:
@@ -154,7 +156,9 @@ def _other(error: Exception, cause: BaseException | None, overrides: Sequence[st
     if isinstance(error, ValueError):
         for word in overrides:
             key, _, value = word.partition("=")
-            if key in ("", *config_groups()) and not value.strip("[]'\"").isidentifier():
+            if key in ("", *config_groups()) and (
+                value.lower() in _NO_NAMES or not value.strip("[]'\"").isidentifier()
+            ):
                 return f"{word}: {text}"
     if isinstance(cause, OmegaConfBaseException):
         return f"{text} {one_line(cause)}"

@@ -101,8 +101,8 @@ def resolve(composed: DictConfig) -> dict[str, Any]:
 
 
 def as_yaml(tree: Mapping[str, Any]) -> str:
-    """Spell a resolved tree as YAML that `load` reads again; equal trees give equal text."""
-    return yaml.safe_dump(dict(tree), sort_keys=True, allow_unicode=True)
+    """Spell a resolved tree as YAML that `load` reads again; the order is kept, because gates are shown in it."""
+    return yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True)
 
 
 def one_line(error: BaseException) -> str:

@@ -111,14 +111,20 @@ def report(config: Config) -> Mapping[str, Any]:
     if "verdicts" not in store.leaves():
         raise StoreError(f"{config.run}: there is no verdict; run `convaudit check verdicts` first")
     reason = store.failure("verdicts")
-    notes = (
-        dict(store.summary("verdicts").notes) if reason is None else {"verdict": "ERROR", "gates": [], "reason": reason}
-    )
+    notes = dict(store.summary("verdicts").notes) if reason is None else _unjudged(reason)
     evidence = {key: value for key, value in config.resolved.items() if key not in _NOT_EVIDENCE}
     _write(config.run / "report.html", build_report(store, evidence, config.report))
     _write(config.run / "junit.xml", junit(notes))
     _write(config.run / "verdict.json", json.dumps(notes, indent=1, sort_keys=True) + "\n")
     return notes
+
+
+def _unjudged(reason: str) -> dict[str, Any]:
+    """Notes of a verdict that could not be reached."""
+    failures = [{"leaf": "verdicts", "reason": reason}]
+    return {
+        "verdict": "ERROR", "gates": [], "failures": failures, "error_findings": 0, "accuracy": None, "reason": reason,
+    }  # fmt: skip
 
 
 def _write(path: Path, text: str) -> None:

@@ -31,8 +31,8 @@ SCHEMA = 1
 #: Folders of a run that hold groups: what looks at images first, what is computed from that.
 FOLDERS = ("store", "checks")
 _COMPRESSOR = BloscCodec(cname="zstd", clevel=1, shuffle="shuffle")
-_CHUNK_ROWS = 16
-_WHOLE_CHUNK_BYTES = 1 << 20
+CHUNK_ROWS = 16
+WHOLE_CHUNK_BYTES = 1 << 20
 
 
 def group_path(leaf: str) -> str:
@@ -78,9 +78,9 @@ def _layout(array: SizedArray, shard: int) -> tuple[tuple[int, ...], tuple[int, 
     if not array.dims or array.dims[0] != "image":
         return whole, None
     row_bytes = math.prod(whole[1:]) * np.dtype(array.spec.dtype).itemsize
-    if row_bytes * shard <= _WHOLE_CHUNK_BYTES or shard % _CHUNK_ROWS:
+    if row_bytes * shard <= WHOLE_CHUNK_BYTES or shard % CHUNK_ROWS:
         return (shard, *whole[1:]), None
-    return (_CHUNK_ROWS, *whole[1:]), (shard, *whole[1:])
+    return (CHUNK_ROWS, *whole[1:]), (shard, *whole[1:])
 
 
 def write_rows(path: Path, rows: Mapping[str, np.ndarray], start: int) -> None:

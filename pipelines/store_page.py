@@ -1,84 +1,197 @@
-"""Writes docs/store.md from what the stages declare: ``python -m convaudit.pipelines.store_page docs/store.md``."""
+"""Write ``docs/store.md`` from the specs: ``python -m convaudit.pipelines.store_page > docs/store.md``."""
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Iterator
-from importlib.resources import files
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
 
-import yaml
-from omegaconf import OmegaConf
+from hydra import compose, initialize_config_module
 
 from ..stages.contract import Leaf, Stage
-from ..stages.specs import STATUS, ArraySpec
-from .config import build
+from ..stages.specs import STATUS, ArraySpec, Finding, Measurement
+from . import store
+from .compose import config_groups
+from .config import check, resolve
+from .run import in_store
+
+#: Columns of ``images.parquet`` that are always there.
+COLUMNS = {
+    "id": "stable name of the image",
+    "key": "where the image lies: a path below the data's folder, or its row in the file",
+    "label": "class position; -1 where the data say none",
+    "split": "split; empty where the data know none",
+    "content": "hex digest of the image's bytes",
+}
+#: Keys of ``subject.json``.
+SUBJECT = {
+    "schema": "version of this layout",
+    "class_names": "name of each class, in the order of the logits",
+    "axes": "spatial axes of the data: `y x` or `time`",
+    "input_shape": "`channel, *space` of what the network sees",
+    "mean": "per channel: network input = (value - mean) / std",
+    "std": "see mean",
+    "layers": "every layer in the order of the forward pass: name, kind, module, shape, upper",
+    "seed": "root of every random number",
+    "shard": "images per shard",
+    "batch": "images per forward pass",
+    "model": "what the model is, with the digest of its weights and its code",
+    "data": "number, digest and settings of the data",
+    "numerics": "what moves the last bits: device, versions, threads, batch size, dtype, memory format",
+}
 
 _HEAD = """\
 # The store
 
-Every array that an audit can write. Generated from the stages; after a change run
-`python -m convaudit.pipelines.store_page docs/store.md`.
+Every array that an audit writes. This page is made from the specs in the code; do not edit it, but run
+`python -m convaudit.pipelines.store_page > docs/store.md`.
 
-A run keeps what the sweep saw in `run/store/<stage>.zarr` and what was computed from it in
-`run/checks/<stage>.zarr`, both Zarr v3, to be opened with named axes:
+```
+run/
+  store/                  written while looking at the images
+    images.parquet        one row per image
+    subject.json          what was audited
+    <stage>.zarr          one group per stage, or per method below it: attributions.zarr/grad_cam
+  checks/
+    <stage>.zarr          computed from what lies in store/
+  report.html  nightly.html  verdict.json  junit.xml  config.yaml  timings.json
+```
 
-    xarray.open_zarr("run/store/predictions.zarr", consolidated=False)
+An array is addressed as `<leaf>/<path>`: `predictions/logit` lies in `run/store/predictions.zarr` under `logit`, and
+`attributions/grad_cam/block3/heatmap` in `run/store/attributions.zarr/grad_cam` under `block3/heatmap`. `{layer}`
+stands for a layer's dotted name. Axes are singular: row *i* of an `image` axis is row *i* of `images.parquet`. `*space`
+stands for the spatial axes of the data, `y, x` or `time`.
 
-Beside them lie `run/store/images.parquet` (id, key, label, split, content hash, slice columns; one row per image, in
-the order of every `image` axis) and `run/store/subject.json` (classes, axes, layers, model, data, numerics).
+## Open it
 
-`{layer}` stands for a layer name and `*space` for the spatial axes of the data, `y x` or `time`. What was never
-measured, and the row of every bad image, is NaN in floats, -1 in signed integers and 0 in the rest. Measurements,
-findings and notes of a leaf are attributes of its group. The reference network's own group lies in `.work/reference/`.
+Zarr v3 with named dimensions. In xarray:
+
+```python
+import xarray
+
+predictions = xarray.open_zarr("run/store/predictions.zarr", consolidated=False)
+print(predictions["logit"].dims)  # ('image', 'class')
+
+saliency = xarray.open_zarr("run/store/attributions.zarr", group="saliency", consolidated=False)
+values = saliency["heatmap"].astype("float32") * saliency["scale"]
+```
+
+The index, and with zarr alone:
+
+```python
+import pandas
+import zarr
+
+images = pandas.read_parquet("run/store/images.parquet")
+logit = zarr.open_group("run/store/predictions.zarr", mode="r")["logit"][:]
+assert len(images) == len(logit)
+```
 """
 
 
 def page() -> str:
-    """The whole page."""
-    sections = [_HEAD]
-    for noun, leaves in sorted(_leaves().items()):
-        for name, documents in leaves.items():
-            sections.append(_section(name if len(leaves) > 1 or "/" in name else noun, documents))
-    codes = ", ".join(f"{code} {word}" for code, word in enumerate(STATUS))
-    return "\n".join([*sections, f"## Status of an image\n\n`predictions/status`: {codes}; -1 was never looked at.\n"])
+    """Render the page."""
+    stages = _all_stages()
+    parts = [_HEAD, _rules(), "## Arrays\n"]
+    for stage in stages.values():
+        parts.extend(_leaf(leaf) for leaf in stage.leaves() if leaf.documents)
+    parts.append(_beside())
+    return "\n".join(parts)
 
 
-def _leaves() -> dict[str, dict[str, tuple[ArraySpec, ...]]]:
-    """What each leaf that has a file in conf/ documents, by stage and leaf."""
-    found: dict[str, dict[str, tuple[ArraySpec, ...]]] = {}
-    for noun, stage in _stages():
-        for leaf in stage.leaves():
-            documents: tuple[ArraySpec, ...] = leaf.documents if isinstance(leaf, Leaf) else ()
-            if documents:
-                found.setdefault(noun, {})[leaf.name] = documents
-    return found
+def documented() -> dict[str, tuple[ArraySpec, ...]]:
+    """Specs of every leaf that any option of the packaged config knows."""
+    return {leaf.name: tuple(leaf.documents) for stage in _all_stages().values() for leaf in stage.leaves()}
 
 
-def _stages() -> Iterator[tuple[str, Stage]]:
-    for folder in sorted(files("convaudit.conf").iterdir(), key=lambda item: item.name):
-        for file in sorted(folder.iterdir(), key=lambda item: item.name) if folder.is_dir() else ():
-            if file.name.endswith(".yaml"):
-                node = yaml.safe_load(file.read_text()) or {}
-                if str(node.get("_target_", "")).startswith("convaudit.stages."):
-                    yield folder.name, _build(folder.name, node)
+def _all_stages() -> Mapping[str, Stage]:
+    """Build every stage with every method there is."""
+    groups = config_groups()
+    with initialize_config_module("convaudit.conf", version_base="1.3"):
+        default = check(resolve(compose("config")))
+        methods = [f"{name}=[{','.join(groups[name])}]" for name in default.stages if groups[name] != ["default"]]
+        return check(resolve(compose("config", overrides=methods))).stages
 
 
-def _build(noun: str, node: Any) -> Stage:
-    # What a stage takes from elsewhere in the config decides no array.
-    whole = OmegaConf.create({"seed": 0, "gates": {}, noun: node})
-    tree: Any = OmegaConf.to_container(whole, resolve=True)
-    return build(tree[noun], noun)
+def _rules() -> str:
+    rows = [
+        ("float16, float32, float64", _shown(ArraySpec("", (), "float32", "", "").fill)),
+        ("int8, int32, int64", _shown(ArraySpec("", (), "int64", "", "").fill)),
+        ("uint8", _shown(ArraySpec("", (), "uint8", "", "").fill)),
+    ]
+    codes = ", ".join(f"{code} {name}" for code, name in enumerate(STATUS))
+    return f"""\
+## Rules
+
+What was never measured holds the fill value: rows of bad images, and whatever a stage does not define.
+
+{_table(("dtype", "fill"), rows)}
+
+`predictions/status` says of each image: {codes}; -1 was never looked at.
+
+An array whose first axis is `image` is cut so that the images of one task (`numerics.shard`) are one file, and no two
+tasks write the same one. A shard of up to {store.WHOLE_CHUNK_BYTES >> 20} MiB is one chunk; a larger one is a Zarr
+shard of chunks of {store.CHUNK_ROWS} images. Every other array is a single chunk. Compression is Blosc with zstd at
+level 1 and shuffle. Nothing in the store tells when, where or by how many workers it was written: equal inputs give
+equal bytes.
+"""
 
 
-def _section(title: str, documents: tuple[ArraySpec, ...]) -> str:
-    rows = [f"## {title}", "", "| array | axes | dtype | unit | meaning |", "|---|---|---|---|---|"]
-    for spec in documents:
-        cells = (f"`{spec.path}`", f"`{' '.join(spec.dims)}`", spec.dtype, spec.unit, spec.meaning)
-        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(rows) + "\n"
+def _shown(fill: float | int) -> str:
+    return "NaN" if math.isnan(fill) else str(fill)
+
+
+def _leaf(leaf: Leaf) -> str:
+    stage, _, method = leaf.name.partition("/")
+    rows = [
+        (f"`{leaf.name}/{spec.path}`", f"`{', '.join(spec.dims)}`", spec.dtype, spec.unit, spec.meaning)
+        for spec in leaf.documents
+    ]
+    place = f"In `run/{'store' if in_store(leaf) else 'checks'}/{stage}.zarr{'/' + method if method else ''}`."
+    if stage == "reference":
+        place = "In the work folder, under `.work/sealed/`: the training is no part of the audit."
+    return f"### {leaf.name}\n\n{place}\n\n{_table(('array', 'dims', 'dtype', 'unit', 'meaning'), rows)}\n"
+
+
+def _beside() -> str:
+    measurement = ", ".join(f"`{field.name}`" for field in fields(Measurement))
+    finding = ", ".join(f"`{field.name}`" for field in fields(Finding))
+    return f"""\
+## Beside the arrays
+
+Attributes of each array: `unit` and `meaning`, as above.
+
+Attributes of each leaf's group:
+
+| key | meaning |
+|---|---|
+| `leaf` | name of the leaf |
+| `schema` | version of this layout: {store.SCHEMA} |
+| `status` | `complete`, or `failed` with a `reason` and no arrays |
+| `measurements` | numbers for the gates, each with {measurement} |
+| `findings` | facts for people, each with {finding} |
+| `notes` | what the report needs beside them: definitions, what was sampled or skipped |
+
+Columns of `run/store/images.parquet`, and after them the slice columns of the data:
+
+{_table(("column", "meaning"), ((f"`{name}`", text) for name, text in COLUMNS.items()))}
+
+Keys of `run/store/subject.json`:
+
+{_table(("key", "meaning"), ((f"`{name}`", text) for name, text in SUBJECT.items()))}
+"""
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    def lines() -> Iterator[str]:
+        yield f"| {' | '.join(head)} |"
+        yield "|" + "---|" * len(head)
+        for row in rows:
+            yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
+
+    return "\n".join(lines())
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(page(), encoding="utf-8")
+    sys.stdout.write(page())

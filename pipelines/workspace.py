@@ -33,7 +33,6 @@ from ..stages.specs import SizedArray, Summary
 from . import store
 from .fingerprint import hashed
 
-
 _FOLDERS = ("attempts", "sealed", "jobs")
 
 

@@ -26,7 +26,7 @@ import torch
 
 def three_classes():
     return torch.nn.Sequential(
-        torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 3)
+        torch.nn.Conv2d(1, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 3)
     )
 
 def colour():
@@ -237,8 +237,10 @@ def test_what_the_disk_refuses_ends_in_one_line(raised, message, folder, monkeyp
 
 def test_a_folder_that_cannot_be_written_is_named_before_anything_runs(folder, monkeypatch):
     # Permissions would not keep the superuser out, so the answer of the system is made up.
-    monkeypatch.setattr(cli.os, "access", lambda path, mode: path != folder / "empty_folder")
-    refused(folder, r"run: .*empty_folder cannot be written to; choose another folder with run=", "run=empty_folder/run")
+    monkeypatch.setattr(cli.os, "access", lambda path, _mode: path != folder / "empty_folder")
+    refused(
+        folder, r"run: .*empty_folder cannot be written to; choose another folder with run=", "run=empty_folder/run"
+    )
 
 
 def test_a_defect_is_never_taken_for_a_failed_gate(folder, monkeypatch):
@@ -317,7 +319,8 @@ def test_config_out_is_the_whole_config_and_reads_back_as_itself(folder):
 @pytest.mark.parametrize(("verdict", "code"), [("PASS", 0), ("WARN", 0), ("FAIL", 1), ("ERROR", 2)])
 def test_gate_leaves_with_the_verdict(verdict, code, folder):
     (folder / "other").mkdir()
-    (folder / "other" / "verdict.json").write_text(json.dumps({"verdict": verdict, "gates": []}))
+    notes = {"verdict": verdict, "gates": [], "failures": [], "error_findings": 0, "accuracy": None}
+    (folder / "other" / "verdict.json").write_text(json.dumps(notes))
     ended = call("gate", "--run", "other")
     assert ended.code == code
     assert ended.out.startswith(verdict)
@@ -420,7 +423,7 @@ def test_own_options_and_methods_come_from_a_folder_of_ones_own(digits, tmp_path
     elsewhere.mkdir()
     monkeypatch.setenv("PYTHONPATH", str(code))
     own = ["--config-dir", str(conf), "model=mine", "attributions=[saliency,itself]"]
-    small = [*SMALL, "cluster=inprocess", "stages=[attributions]"]
+    small = [*SMALL, "cluster=inprocess", "data.limit=32", "stages=[predictions,attributions]"]
     convaudit(*own, *small, cwd=elsewhere)
     stored = RunStore(elsewhere / "run")
     assert stored["attributions/itself/heatmap"][:].max() == pytest.approx(2.0)
