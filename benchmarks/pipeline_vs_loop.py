@@ -1,0 +1,188 @@
+"""The whole pipeline against a bare PyTorch loop that does the same forwards and backwards.
+
+ResNet-18 with seeded random weights on JPEG files of 224x224. Both decode the same files, run the same network in
+batches of the same size with the same threads, memory format and allocator, and derive the predicted logit by the
+input and by the last map. The loop throws everything away; the audit also measures, writes the store, embeds,
+searches neighbors, judges and reports. Left out is ablation, which would run more forwards than the loop.
+
+Total times count from a fresh interpreter to its end. The steady state is the slope between two numbers of images, so
+that whatever is paid once (imports, worker processes, the report) drops out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from alternating import ask, hand_over, in_turn, machine, median, ratio, table, timed
+
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+BATCH, CLASSES = 64, 10
+STAGES = "predictions,features,activations,attributions,thumbnails,embeddings,neighbors,confusion,filters"
+CLUSTERS = {"inprocess": 1, "local": 2}
+
+
+def make_material(folder: Path, n: int) -> None:
+    """Pictures in class folders, the first half of each class in ``few``, and the weights."""
+    import torch
+    from PIL import Image
+    from torchvision.models import resnet18
+
+    rng = np.random.default_rng(0)
+    for position in range(n):
+        coarse = rng.integers(0, 256, (14, 14, 3), dtype=np.uint8)
+        picture = np.asarray(Image.fromarray(coarse).resize((224, 224), Image.Resampling.BICUBIC)).astype(np.int16)
+        picture = (picture + rng.integers(-12, 13, picture.shape)).clip(0, 255).astype(np.uint8)
+        place = folder / "all" / f"class{position % CLASSES}" / f"{position:05d}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(place, quality=90)
+    torch.manual_seed(0)
+    torch.save(resnet18(num_classes=CLASSES).state_dict(), folder / "resnet18.pth")
+
+
+def files(folder: Path, n: int) -> list[Path]:
+    """The first `n` pictures; every class as often."""
+    return sorted((folder / "all").rglob("*.jpg"), key=lambda path: path.stem)[:n]
+
+
+def loop(options: argparse.Namespace) -> dict[str, Any]:
+    """Forwards and backwards and nothing else, in as many processes."""
+    found: dict[str, Any] = {}
+    workers = CLUSTERS[options.cluster]
+    with timed(found):
+        paths = files(options.folder, options.images)
+        if workers == 1:
+            _forwards_and_backwards(options.folder, paths)
+        else:
+            context = multiprocessing.get_context("spawn")
+            parts = [
+                paths[part * len(paths) // workers : (part + 1) * len(paths) // workers] for part in range(workers)
+            ]
+            processes = [context.Process(target=_forwards_and_backwards, args=(options.folder, part)) for part in parts]
+            for process in processes:
+                process.start()
+            for process in processes:
+                process.join()
+            assert not any(process.exitcode for process in processes)
+    return found
+
+
+def _forwards_and_backwards(folder: Path, paths: list[Path]) -> None:
+    import torch
+    from PIL import Image
+    from torchvision.models import resnet18
+
+    from convaudit.pipelines.worker import tune_allocator
+
+    torch.set_num_threads(1)
+    tune_allocator()
+    model = resnet18(num_classes=CLASSES)
+    model.load_state_dict(torch.load(folder / "resnet18.pth"))
+    model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    kept = []
+    model.layer4.register_forward_hook(lambda _module, _args, output: kept.append(output))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    for start in range(0, len(paths), BATCH):
+        decoded = [torch.from_numpy(np.array(Image.open(path))) for path in paths[start : start + BATCH]]
+        images = torch.stack([(image.permute(2, 0, 1) / 255 - mean) / std for image in decoded])
+        images = images.contiguous(memory_format=torch.channels_last).requires_grad_()
+        logits = model(images)
+        torch.autograd.grad(logits.amax(1).sum(), [images, kept.pop()])
+
+
+def audit(options: argparse.Namespace) -> dict[str, Any]:
+    """The command, as a user runs it, into an empty folder."""
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(dir=options.folder) as place, timed(found):
+        from hydra import compose, initialize_config_module
+
+        from convaudit.pipelines.config import check, resolve
+        from convaudit.pipelines.run import audit as run_audit
+
+        chosen = Path(place) / "images"
+        # A limit would still list and hash every file.
+        for path in files(options.folder, options.images):
+            (chosen / path.parent.name).mkdir(parents=True, exist_ok=True)
+            os.link(path, chosen / path.parent.name / path.name)
+        with initialize_config_module("convaudit.conf", version_base="1.3"):
+            config = check(resolve(compose("config", overrides=_overrides(options, Path(place)))))
+        run_audit(config)
+        timings = (config.run / "timings.json").read_text()
+    import json
+
+    sweep = json.loads(timings)["predictions"]
+    return found | {"sweep": options.images / sweep["images_per_second"]}
+
+
+def _overrides(options: argparse.Namespace, place: Path) -> list[str]:
+    return [
+        "model=torchvision", "model.name=resnet18", "model.arguments={num_classes: 10}",
+        f"model.checkpoint={options.folder / 'resnet18.pth'}", "data=imagefolder", f"data.path={place / 'images'}",
+        f"data.preprocessing.mean={MEAN}", f"data.preprocessing.std={STD}", f"cluster={options.cluster}",
+        "tracking=none", f"stages=[{options.stages}]", f"numerics.batch={BATCH}", f"numerics.shard={options.shard}",
+        f"run={place / 'run'}", f"work={place / 'work'}",
+    ]  # fmt: skip
+
+
+def compare(options: argparse.Namespace) -> None:
+    where = machine("torch", "torchvision", "dask", "zarr")
+    rows: list[list[object]] = [
+        ["cluster", "images", "audit, s", "loop, s", "audit over loop, wall (range)", "CPU time (range)"]
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        make_material(Path(folder), options.images)
+        for cluster in options.clusters:
+            rows += _rows(options, Path(folder), cluster)
+    print(f"{where}. Batch {BATCH}, 1 torch thread a process, median of {options.repeats} rounds.\n")
+    table(rows)
+
+
+def _rows(options: argparse.Namespace, folder: Path, cluster: str) -> list[list[object]]:
+    sizes = (options.images // 4 // options.shard * options.shard or options.images // 4, options.images)
+    contestants = {
+        f"{child} {n}": lambda child=child, n=n: ask(
+            __file__, ["--child", child, "--folder", folder, "--images", n, "--cluster", cluster,
+                       "--shard", options.shard, "--stages", options.stages]
+        )
+        for n in sizes
+        for child in ("audit", "loop")
+    }  # fmt: skip
+    found = in_turn(contestants, options.repeats)
+    rows = []
+    few, many = ([found[f"{child} {n}"] for child in ("audit", "loop")] for n in sizes)
+    slope = [[_less(a, b) for a, b in zip(*pair, strict=True)] for pair in zip(many, few, strict=True)]
+    named = [(f"{sizes[0]:,}", few), (f"{sizes[1]:,}", many), (f"{sizes[0]:,} to {sizes[1]:,} (steady state)", slope)]
+    for name, (ours, theirs) in named:
+        seconds = [f"{median([one['wall'] for one in side]):.1f}" for side in (ours, theirs)]
+        rows.append([cluster, name, *seconds, ratio(ours, theirs, "wall"), ratio(ours, theirs, "cpu")])
+    return rows
+
+
+def _less(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
+    return {key: a[key] - b[key] for key in ("wall", "cpu")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--clusters", nargs="+", default=list(CLUSTERS), choices=list(CLUSTERS))
+    parser.add_argument("--stages", default=STAGES)
+    parser.add_argument("--shard", type=int, default=256)
+    parser.add_argument("--child", choices=["audit", "loop"], help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--cluster", default="inprocess", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child is None:
+        compare(options)
+    else:
+        hand_over({"audit": audit, "loop": loop}[options.child](options))
+
+
+if __name__ == "__main__":
+    main()
