@@ -7,21 +7,55 @@ import time
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.progress import Task as Row
 from rich.text import Text
 
 console = Console(highlight=False, soft_wrap=True)
 _LINE_SECONDS = 15.0
+_BAR_WIDTH = 20  # the whole line fits 80 columns
 
 
-class _Rate(ProgressColumn):
-    """Images, or whatever is counted, per second."""
+def pace(done: float, total: float, seconds: float, unit: str) -> str:
+    """Say how fast it goes and how long it will take: ``"1,171 images/s, 12 s left"``; nothing before there is a rate.
+
+    Parameters
+    ----------
+    done
+        How much was done in `seconds`.
+    total
+        How much there was to do then, done or not.
+    seconds
+        Time it took.
+    unit
+        Of what.
+    """
+    if not done or seconds <= 0:
+        return ""
+    rate = done / seconds
+    left = round((total - done) / rate)
+    hours, minutes = left // 3600, left // 60 % 60
+    time_left = f"{hours} h {minutes} min" if hours else f"{minutes} min" if left >= 120 else f"{left} s"
+    shown = f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
+    return f"{shown} {unit}/s, {time_left} left"
+
+
+class _Pace(ProgressColumn):
+    """Rate and time left, from what this run has done."""
 
     def render(self, task: Row) -> Text:
-        """Show the rate once there is one."""
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.0f} {task.fields['unit']}/s")
+        """Show them from the first finished piece on."""
+        first = task.fields["first"]
+        total = (task.total or 0) - first
+        return Text(pace(task.completed - first, total, task.fields["seconds"], task.fields["unit"]))
 
 
 class Meter:
@@ -48,29 +82,28 @@ class Meter:
     def advance(self, count: int, now: str) -> None:
         """Count `count` more; `now` names the piece that was finished last."""
         self.done += count
+        seconds = time.monotonic() - self._began
         if self._progress is not None:
-            self._progress.update(self._row, completed=self.done, now=now)
+            self._progress.update(self._row, completed=self.done, now=now, seconds=seconds)
         elif time.monotonic() - self._said > _LINE_SECONDS:
             self._said = time.monotonic()
-            rate = (self.done - self._at_start) / (self._said - self._began)
-            left = (self.total - self.done) / rate if rate else float("inf")
-            console.print(
-                f"{self.label}: {self.done:,} of {self.total:,} {self.unit}, {rate:,.0f}/s, {left:,.0f} s left, {now}"
-            )
+            told = pace(self.done - self._at_start, self.total - self._at_start, seconds, self.unit)
+            console.print(f"{self.label}: {self.done:,} of {self.total:,} {self.unit}, {told}, {now}")
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[Meter]:
         """Show a bar for as long as the work goes on, where there is a terminal."""
-        if not console.is_terminal:
+        if not (console.is_terminal and self.total):
             yield self
             return
-        columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(),
-            TextColumn("{task.fields[now]}"),
+        name = TextColumn("{task.description}")
+        # A bar of a single piece would stand at nothing until it is over.
+        columns = (SpinnerColumn(), name, TimeElapsedColumn()) if self.total == 1 else (
+            name, BarColumn(_BAR_WIDTH), MofNCompleteColumn(), _Pace(), TextColumn("{task.fields[now]}"),
         )  # fmt: skip
         with Progress(*columns, console=console, transient=True) as self._progress:
             self._row = self._progress.add_task(
-                self.label, total=self.total, completed=self.done, now="", unit=self.unit
+                self.label, total=self.total, completed=self.done, now="", unit=self.unit, first=self.done, seconds=0.0
             )
             yield self
         self._progress = None

@@ -31,8 +31,8 @@ def trained_checkpoint(config: Config, workspace: Workspace) -> Path:
     """
     plan = make_plan(config.stages, ["reference"])
     with Session(config, workspace, subjects.bootstrap(config)) as session:
-        with console.status("training the default model (first run only)"):
-            execute(session, plan)
+        console.print("training the default model (first run only)")
+        execute(session, plan)
         if "reference" in session.failures:
             raise StageError(session.failures["reference"])
         publish_stage(config.work / "reference", "reference", session.stored, {})
