@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from jaxtyping import Int
 
-from ..numerics.chance import agreement_by_chance
+from ..numerics.chance import agreement_by_chance, is_chance
 from ..numerics.statistics import wilson
 from ..specs import Finding
 from .judgements import Counted
@@ -56,12 +56,11 @@ def _order(counted: Counted, min_support: int) -> tuple[Finding, ...]:
 
 def _chance(counted: Counted) -> tuple[Finding, ...]:
     label, predicted = (np.repeat(axis.ravel(), counted.matrix.ravel()) for axis in np.indices(counted.matrix.shape))
-    if len(np.unique(label)) < 2:
+    n_class = len(counted.class_names)
+    if not is_chance(label, predicted, n_class):
         return ()
-    chance, right = agreement_by_chance(label, predicted, len(counted.class_names)), int((label == predicted).sum())
+    chance, right = agreement_by_chance(label, predicted, n_class), int((label == predicted).sum())
     low, high = wilson(right, counted.n)
-    if low > chance:
-        return ()
     answered = counted.matrix.sum(axis=0)
     often = np.argsort(-answered, kind="stable")[:3]
     given = ", ".join(f"{counted.class_names[i]} ({answered[i] / counted.n:.1%})" for i in often if answered[i])

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ..numerics.chance import agreement_by_chance
-from ..numerics.statistics import rule_of_three, wilson
+from ..numerics.chance import is_chance
+from ..numerics.statistics import rule_of_three
 from ..specs import LayerSpec, Measurement
 from .troubles import TROUBLES, Limits
 
@@ -85,11 +85,7 @@ class Audit:
     def knows_nothing(self) -> bool:
         """Whether the answers are no better than chance, so that filters say little; False without labels."""
         known = (self.label >= 0) & (self.predicted >= 0)
-        label, predicted = self.label[known], self.predicted[known]
-        if len(np.unique(label)) < 2:
-            return False
-        low, _ = wilson(int((label == predicted).sum()), len(label))
-        return low <= agreement_by_chance(label, predicted, self.n_class)
+        return bool(known.any()) and is_chance(self.label[known], self.predicted[known], self.n_class)
 
     def told_once(self) -> Iterator[Audited]:
         """The layers, less the channels of a convolution whose own ReLU tells of them already."""
@@ -151,10 +147,11 @@ def definitions(limits: Limits) -> dict[str, str]:
     """What each trouble means, with the limits in force."""
     return {
         "dead": "above zero in no image",
-        "rare": f"above zero somewhere in some images, but in less than {limits.rare:.4g} of them",
-        "dormant": f"mean magnitude at most {limits.dormant:.4g} of the layer's mean",
-        "constant": f"in every image, with a standard deviation of at most {limits.constant:.4g} of its peak magnitude",
-        "saturated": f"at least {limits.saturated:.4g} of all values at the layer's upper limit",
+        "rare": f"above zero somewhere in some images, but in less than {100 * limits.rare:.4g} % of all",
+        "dormant": f"mean magnitude at most {100 * limits.dormant:.4g} % of the layer's mean",
+        "constant": "above zero in every image and all alike: a standard deviation of at most "
+        f"{100 * limits.constant:.4g} % of the largest magnitude (behind a convolution, the latter alone)",
+        "saturated": f"at least {100 * limits.saturated:.4g} % of all values at the layer's upper limit",
     }
 
 
@@ -170,7 +167,7 @@ def notes(audit: Audit) -> dict[str, Any]:
         "limits": asdict(audit.limits),
         "definitions": definitions(audit.limits),
         "n": audit.n,
-        "bound_of_never": None if not audit.n else rule_of_three(audit.n),
+        "upper_bound_if_never_fired": None if not audit.n else rule_of_three(audit.n),
         "counts": [
             {trouble: len(audited.channels(trouble)) for trouble in TROUBLES[1:]} | {"channels": len(audited.trouble)}
             for audited in audit.layers

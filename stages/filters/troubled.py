@@ -69,7 +69,12 @@ def _silent_layers(silent: Sequence[Audited], audit: Audit) -> tuple[Finding, ..
         shown = "; ".join(_named(audited, "dead") for audited in silent[:_APART])
         title = f"Most channels are dead in each of {len(silent)} layers, the first of them {silent[0].layer.name}"
         return (
-            Finding("filters/dead-layer", "error", title, f"In forward order: {shown}; the table lists all. {cause}"),
+            Finding(
+                "filters/dead-layer",
+                "error",
+                title,
+                f"In forward order: {shown}; the table of the filters section lists all. {cause}",
+            ),
         )
     return tuple(
         Finding(
@@ -104,7 +109,7 @@ def _of_network(trouble: str, troubled: Sequence[Audited], audit: Audit, *, furt
 
 def _detail(trouble: str, worst: Sequence[Audited], audit: Audit, limit: int = 4) -> str:
     shown = "; ".join(_named(audited, trouble, numbers=len(worst) == 1) for audited in worst[:limit])
-    more = f"; and {len(worst) - limit} more layers, in the table of this section" if len(worst) > limit else ""
+    more = f"; and {len(worst) - limit} more layers, in the table of the filters section" if len(worst) > limit else ""
     seen = f"{definitions(audit.limits)[trouble]}, over {audit.n} images"
     bound = (
         f" (so in fewer than {rule_of_three(audit.n):.3%} of all, at 95 %: rule of three)" if trouble == "dead" else ""

@@ -10,10 +10,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ..contract import Subject
+from ..numerics.chance import is_chance
 from ..numerics.statistics import wilson
 from ..specs import Finding, Measurement
 from .duplicates import in_conflict
 from .vote import Triangle
+
+# In front of what answers at chance make meaningless.
+DOUBT = "The network answers no better than chance: settle that first. "
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,12 @@ class Seen:
         images = np.flatnonzero(mask)
         order = np.lexsort((images, -self.confidence[images], self.agreement[images]))
         return tuple(images[order][:limit].tolist())
+
+    @property
+    def knows_nothing(self) -> bool:
+        """Whether the head answers no better than chance; False where nothing was judged."""
+        judged = self.triangle.judged
+        return bool(judged.any()) and is_chance(self.subject.label[judged], self.head[judged], self.subject.n_class)
 
     @property
     def label_conflicts(self) -> tuple[tuple[int, ...], ...]:
@@ -168,11 +178,12 @@ def _sides(seen: Seen, examples: int) -> tuple[Finding, ...]:
         found.append(
             Finding(
                 "neighbors/label-suspects",
-                "warning",
+                "info" if seen.knows_nothing else "warning",
                 f"{int(seen.triangle.suspect.sum())} of {seen.n} labels may be wrong",
-                "Head and neighbors agree with each other against these labels. Candidates for a look, not proof: both "
-                "rest on the same features and so share their mistakes. What next: look at the images, surest first; "
-                "correct the labels that are wrong, and take the others for errors of the model.",
+                f"{DOUBT if seen.knows_nothing else ''}Head and neighbors agree with each other against these labels. "
+                "Candidates for a look, not proof: both rest on the same features and so share their mistakes. What "
+                "next: look at the images, surest first; correct the labels that are wrong, and take the others for "
+                "errors of the model.",
                 seen.ranked(seen.triangle.suspect, examples),
             )
         )

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from convaudit.stages.numerics.chance import agreement_by_chance
+from convaudit.stages.numerics.chance import agreement_by_chance, is_chance
 
 
 def test_chance_by_hand_and_for_a_constant_answer():
@@ -15,3 +15,11 @@ def test_chance_is_the_agreement_of_answers_that_are_shuffled():
     label, predicted = rng.integers(0, 3, 60), rng.integers(0, 2, 60)
     shuffled = np.mean([(label == rng.permutation(predicted)).mean() for _ in range(4000)])
     assert agreement_by_chance(label, predicted, 3) == pytest.approx(shuffled, abs=0.005)
+
+
+def test_few_right_answers_beyond_chance_are_chance_still():
+    label = np.arange(40) % 2
+    assert is_chance(label, np.zeros(40, int), 2)
+    assert is_chance(label, np.where(np.arange(40) < 6, label, 0), 2)
+    assert not is_chance(label, label, 2)
+    assert not is_chance(np.zeros(40, int), np.zeros(40, int), 2)
