@@ -34,7 +34,7 @@ def _order(counted: Counted, min_support: int) -> tuple[Finding, ...]:
     # With few images per label, some renaming fits any answers.
     enough = counted.n >= min_support * np.count_nonzero(support)
     explained = enough and share > _ORDER_SHARE and share > accuracy + _ORDER_GAIN
-    moved = [i for i in np.flatnonzero(answer != np.arange(len(answer))) if counted.matrix[i, answer[i]]]
+    moved = [int(i) for i in np.flatnonzero(answer != np.arange(len(answer))) if counted.matrix[i, answer[i]]]
     moved = moved if explained else list(renamed_labels(counted.matrix, answer))
     if not moved:
         return ()
