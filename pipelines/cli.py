@@ -154,12 +154,20 @@ def _publish_softly(config: Any) -> str:
     return open_command(config.tracking, config.run)
 
 
+def _reasons(notes: Mapping[str, Any], limit: int = 3) -> list[str]:
+    """Say why leaves failed by themselves; those that only needed them are in the report."""
+    reasons = [" ".join(row["reason"].split()) for row in notes["failures"]]
+    own = [reason for reason in reasons if not reason.endswith("which failed")]
+    return own[:limit] + ([f"... and {len(own) - limit} more in the report"] if len(own) > limit else [])
+
+
 def _close(config: Any, notes: Mapping[str, Any], published: str) -> int:
     from ..stages.verdicts.stage import headline
 
     predictions = config.run / "store" / "predictions.zarr"
     rows = [
         headline(notes),
+        *(f"failed  {reason}" for reason in _reasons(notes)),
         f"report  {config.run / 'report.html'}",
         f"store   {config.run / 'store'}  (xarray.open_zarr('{predictions}', consolidated=False))",
         f"mlflow  {published}",

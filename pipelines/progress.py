@@ -101,8 +101,9 @@ class Meter:
         columns = (SpinnerColumn(), name, TimeElapsedColumn()) if self.total == 1 else (
             name, BarColumn(_BAR_WIDTH), MofNCompleteColumn(), _Pace(), TextColumn("{task.fields[now]}"),
         )  # fmt: skip
-        with Progress(*columns, console=console, transient=True) as self._progress:
-            self._row = self._progress.add_task(
+        with Progress(*columns, console=console, transient=True) as shown:
+            self._progress = shown
+            self._row = shown.add_task(
                 self.label, total=self.total, completed=self.done, now="", unit=self.unit, first=self.done, seconds=0.0
             )
             yield self

@@ -351,6 +351,23 @@ def test_the_last_lines_are_verdict_and_paths(whole):
     assert {path.name for path in folder.iterdir()} == {"run", ".work"}
 
 
+def test_what_failed_is_said_with_its_reason(digits, tmp_path, monkeypatch):
+    from convaudit.stages.neighbors.stage import Neighbors
+
+    def broken(self, *arguments):
+        raise RuntimeError("planted fault")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Neighbors, "compute", broken)
+    ended = call(*_small(digits), "audit=smoke", "data.limit=32")
+    assert ended.code == 2
+    verdict, failed, *_ = ended.out.splitlines()[-5:]
+    assert verdict.startswith("ERROR")
+    assert failed.startswith("failed  neighbors: ")
+    assert "planted fault" in failed
+    assert "Traceback" not in ended.out + ended.err
+
+
 def test_the_parts_by_hand_give_the_same_bytes(whole, digits, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert call("config", "--out", "config.yaml", *_small(digits)).code == 0
