@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+_CACHED_BYTES = 1 << 20
+
 
 class ChannelValues(NamedTuple):
     """What is kept of one layer's output once the forward has moved on.
@@ -54,13 +56,26 @@ def channel_values(
         Entrants per channel, at most the images of the batch.
     """
     planes = as_planes(activation.detach())
-    line = line_maxima(planes)
-    peak, low = line.amax(1), line_minima(planes).amin(1)
-    mean, variance = moments(planes)
-    mean_abs = mean_magnitude(planes, low, mean)
-    saturated = torch.full_like(mean, torch.nan) if upper is None else share_at(planes, upper)
+    groups = [_reduced(group, upper) for group in planes.split(_group(planes))]
+    line, low, mean, variance, mean_abs, saturated = (torch.cat(parts) for parts in zip(*groups, strict=True))
+    peak = line.amax(1)
     entrant = entrants(peak, valid, top)
     return ChannelValues(peak, low, mean, variance, mean_abs, saturated, entrant, peak_positions(planes, line, entrant))
+
+
+def _group(planes: Tensor) -> int:
+    """How many images to reduce at a time: on a CPU as many as stay in its cache from the first pass to the last."""
+    if planes.device.type != "cpu":
+        return max(1, len(planes))
+    return max(1, _CACHED_BYTES // max(1, planes[:1].numel() * planes.element_size()))
+
+
+def _reduced(planes: Float[Tensor, "image channel line step"], upper: float | None) -> tuple[Tensor, ...]:
+    """Line maxima, minimum, mean, variance, mean magnitude and saturated share of each channel in each image."""
+    line, low = line_maxima(planes), line_minima(planes).amin(1)
+    mean, variance = moments(planes)
+    saturated = torch.full_like(mean, torch.nan) if upper is None else share_at(planes, upper)
+    return line, low, mean, variance, mean_magnitude(planes, low, mean), saturated
 
 
 def as_planes(activation: Float[Tensor, "image channel *space"]) -> Float[Tensor, "image channel line step"]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -15,6 +16,8 @@ from ..specs import Finding, Measurement
 _FAR = 5.0
 _WIDE = 10.0
 _NARROW = 0.02
+# So many float64 values stay in a CPU's cache between two sums; those of a whole batch take eight times as long.
+_CACHED_VALUES = 1 << 18
 
 
 def count(images: Float[Tensor, "image channel *space"]) -> dict[str, np.ndarray]:
@@ -30,12 +33,18 @@ def count(images: Float[Tensor, "image channel *space"]) -> dict[str, np.ndarray
     dict[str, ndarray]
         ``input_values``, ``input_sum`` and ``input_squares``, each of shape ``(channel,)``; to be added up.
     """
-    values = images.double().transpose(0, 1).flatten(1)
+    group = _CACHED_VALUES // max(1, images[:1].numel()) if images.device.type == "cpu" else len(images)
+    sums = torch.stack([_sums(part) for part in images.split(max(1, group))]).sum(dim=0).cpu().numpy()
     return {
-        "input_values": np.full(len(values), values.shape[1], np.int64),
-        "input_sum": values.sum(dim=1).cpu().numpy(),
-        "input_squares": values.square().sum(dim=1).cpu().numpy(),
+        "input_values": np.full(images.shape[1], images[:, 0].numel(), np.int64),
+        "input_sum": sums[0],
+        "input_squares": sums[1],
     }
+
+
+def _sums(images: Float[Tensor, "image channel *space"]) -> Float[Tensor, "2 channel"]:
+    values = images.double().transpose(0, 1).flatten(1)
+    return torch.stack([values.sum(dim=1), values.square().sum(dim=1)])
 
 
 def moments(total: Mapping[str, np.ndarray]) -> tuple[Float[np.ndarray, " channel"], float, int]:
