@@ -101,6 +101,14 @@ def number(value: float | int | None) -> str:
     return f"{value:.{min(decimals, 4)}f}"
 
 
+def with_unit(value: float | int | None, unit: str) -> str:
+    """Write a number with its unit; a pure number (unit ``"1"``) and what was not measured stand alone."""
+    text = number(value)
+    if unit in ("", "1") or text == "not measured":
+        return text
+    return f"{text} {unit.removesuffix('s') if value == 1 and len(unit) > 2 else unit}"
+
+
 def short(value: float) -> str:
     """Write a number that stands for a place or a limit: no more digits than it needs."""
     return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.4g}"

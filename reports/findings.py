@@ -11,14 +11,18 @@ from .material import Material
 
 SEVERITIES = ("error", "warning", "info")
 _EVIDENCE = 6
+#: How stages begin the last sentence of a finding.
+_ADVICE = "What next: "
 
 
 @dataclass(frozen=True)
 class FindingCard:
-    """A finding with the images that show it."""
+    """A finding with the images that show it; its detail apart into what was seen and what to do next."""
 
     stage: str
     finding: Finding
+    seen: str
+    advice: str
     gallery: Gallery
 
 
@@ -54,4 +58,6 @@ def group(album: Album, found: list[tuple[str, Finding]]) -> tuple[FindingGroup,
 
 
 def _card(album: Album, stage: str, finding: Finding) -> FindingCard:
-    return FindingCard(stage, finding, album.gallery("findings", finding.images, limit=_EVIDENCE))
+    seen, _, advice = finding.detail.partition(_ADVICE)
+    gallery = album.gallery("findings", finding.images, limit=_EVIDENCE)
+    return FindingCard(stage, finding, seen.strip(), advice.strip(), gallery)

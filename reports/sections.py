@@ -14,7 +14,7 @@ from typing import Any
 from ..stages.specs import Finding, Measurement
 from . import findings, views
 from .album import Album
-from .figures import number
+from .figures import number, with_unit
 from .material import Material
 from .views import provenance, verdicts
 
@@ -201,11 +201,10 @@ def _view_module(noun: str) -> ModuleType | None:
 
 
 def _row(measurement: Measurement) -> Row:
-    unit = "" if measurement.unit == "1" else f" {measurement.unit}"
     bounded = measurement.low is not None and measurement.high is not None
     return Row(
         name=measurement.name,
-        value=number(measurement.value) + unit,
+        value=with_unit(measurement.value, measurement.unit),
         interval=f"{number(measurement.low)} to {number(measurement.high)}" if bounded else "",
         n=number(measurement.n),
         better={"higher": "more", "lower": "less", "neither": ""}[measurement.direction],

@@ -79,7 +79,7 @@ def from_notes(notes: Mapping[str, Any]) -> VerdictView:
     counting = notes.get("findings_level", "off") != "off"
     return VerdictView(
         word=word,
-        meaning=_MEANING[word],
+        meaning=_MEANING[word] + (f" First: {notes['first_error']}." if notes.get("first_error") else ""),
         failures=tuple(failures),
         grave=int(notes.get("error_findings") or 0) if counting else 0,
         gates=tuple(gates),
@@ -89,15 +89,13 @@ def from_notes(notes: Mapping[str, Any]) -> VerdictView:
 
 def _gate(row: Mapping[str, Any]) -> Gate:
     low, high = row.get("low"), row.get("high")
-    unit = row.get("unit") or "1"
-    value = row.get("value")
     status = str(row.get("status", "ERROR"))
     return Gate(
         name=str(row.get("name", "")),
         level=str(row.get("level", "")),
         status=status if status in _ORDER else "ERROR",
         measurement=str(row.get("measurement", "")),
-        measured=figures.number(value) + ("" if unit == "1" or value is None else f" {unit}"),
+        measured=figures.with_unit(row.get("value"), str(row.get("unit") or "1")),
         interval="" if low is None or high is None else f"{figures.number(low)} to {figures.number(high)}",
         n=figures.number(row["n"]) if row.get("n") else "",
         limit=_limit(row.get("limit")),
