@@ -42,7 +42,7 @@ def audit(config: Config) -> Mapping[str, Any]:
     AuditError
         When there is nothing to judge: no data, no model, too many bad images.
     """
-    plan = make_plan(_without_reference(config), [*config.selected, "verdicts"])
+    plan = make_plan(_without_reference(config), [*_wanted(config), "verdicts"])
     _perform(config, plan, plan, renewed=FOLDERS)
     _write(config.run / "config.yaml", as_yaml(config.resolved))
     return report(config)
@@ -51,7 +51,7 @@ def audit(config: Config) -> Mapping[str, Any]:
 def sweep(config: Config) -> None:
     """Run only the stages that look at images and read nothing; write ``run/store``."""
     stages = _without_reference(config)
-    everything = make_plan(stages, config.selected)
+    everything = make_plan(stages, _wanted(config))
     plan = make_plan(stages, _stages_of(name for name, leaf in everything.leaves.items() if in_store(leaf)))
     _say_failures(_perform(config, plan, everything, renewed=("store",)))
 
@@ -90,7 +90,7 @@ def check(config: Config, stage: str) -> None:
     workspace = Workspace(config.work)
     with workspace.locked():
         given = RunStore(config.run)
-        whole = make_plan(stages, [*config.selected, stage])
+        whole = make_plan(stages, [*_wanted(config), stage])
         plan = _only(whole, stage)
         audited = subjects.from_run(config.run)
         looks = any(leaf.sweeps for leaf in plan.leaves.values())
@@ -150,6 +150,11 @@ def resolve_model(config: Config, workspace: Workspace) -> ResolvedModel:
 def in_store(leaf: Leaf) -> bool:
     """Whether a leaf's results lie in ``run/store``: it looks at images and reads nothing; else ``run/checks``."""
     return leaf.sweeps and not leaf.reads
+
+
+def _wanted(config: Config) -> list[str]:
+    """Name the stages that were asked for, and predictions: no verdict without the images that could not be used."""
+    return ["predictions", *config.selected]
 
 
 def _without_reference(config: Config) -> dict[str, Any]:

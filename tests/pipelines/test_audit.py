@@ -194,6 +194,12 @@ def test_selected_stages_bring_what_they_read(configure, tmp_path):
     assert set(RunStore(tmp_path / "run").leaves()) == {"predictions", "features", "confusion", "neighbors", "verdicts"}
 
 
+def test_one_stage_alone_is_judged_too(configure, tmp_path):
+    notes = runs.audit(configure(tmp_path, "cluster=inprocess", "stages=[thumbnails]"))
+    assert notes["verdict"] in ("PASS", "WARN")
+    assert set(RunStore(tmp_path / "run").leaves()) == {"predictions", "thumbnails", "verdicts"}
+
+
 def test_every_array_is_named_and_opens_in_xarray(undisturbed):
     import xarray
 
