@@ -120,7 +120,8 @@ def audit(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _overrides(options: argparse.Namespace, place: Path) -> list[str]:
-    return [
+    processes = ["cluster.workers=2", "cluster.minimum_images=0"] if options.cluster == "local" else []
+    return processes + [
         "model=torchvision", "model.name=resnet18", "model.arguments={num_classes: 10}",
         f"model.checkpoint={options.folder / 'resnet18.pth'}", "data=imagefolder", f"data.path={place / 'images'}",
         f"data.preprocessing.mean={MEAN}", f"data.preprocessing.std={STD}", f"cluster={options.cluster}",
@@ -143,7 +144,8 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def _rows(options: argparse.Namespace, folder: Path, cluster: str) -> list[list[object]]:
-    sizes = (options.images // 4 // options.shard * options.shard or options.images // 4, options.images)
+    # About half, and as many shards for each of two workers.
+    sizes = (2 * options.shard * max(1, round(options.images / options.shard / 4)), options.images)
     contestants = {
         f"{child} {n}": lambda child=child, n=n: ask(
             __file__, ["--child", child, "--folder", folder, "--images", n, "--cluster", cluster,
