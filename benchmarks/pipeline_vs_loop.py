@@ -121,7 +121,8 @@ def audit(options: argparse.Namespace) -> dict[str, Any]:
 
 def _overrides(options: argparse.Namespace, place: Path) -> list[str]:
     processes = ["cluster.workers=2", "cluster.minimum_images=0"] if options.cluster == "local" else []
-    return processes + [
+    return [
+        *processes,
         "model=torchvision", "model.name=resnet18", "model.arguments={num_classes: 10}",
         f"model.checkpoint={options.folder / 'resnet18.pth'}", "data=imagefolder", f"data.path={place / 'images'}",
         f"data.preprocessing.mean={MEAN}", f"data.preprocessing.std={STD}", f"cluster={options.cluster}",
