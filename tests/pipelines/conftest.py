@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_module
 from PIL import Image
 
-from convaudit.pipelines import store
+from convaudit.pipelines import cli, store
 from convaudit.pipelines.config import Config, check, resolve
 
 SMALL = ("tracking=none", "data.limit=96", "numerics.batch=8", "numerics.shard=16")
@@ -93,3 +96,17 @@ def digests(run: Path) -> dict[str, str]:
     groups = sorted([*run.glob("store/*.zarr"), *run.glob("checks/*.zarr")])
     files = [run / "store" / "subject.json", run / "store" / "images.parquet", run / "report.html"]
     return {path.name: store.digest(path) for path in groups} | {path.name: path.read_text("latin1") for path in files}
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def call(*arguments: str) -> Ended:
+    """Run the command in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    return Ended(stop.value.code, out.getvalue(), err.getvalue())
