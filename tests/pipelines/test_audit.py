@@ -89,20 +89,19 @@ def test_too_many_bad_images_stop_the_run_with_their_list(configure, flawed_fold
 
 
 @pytest.fixture(scope="module")
-def by_batch(configure, tmp_path_factory):
+def by_numerics(configure, tmp_path_factory):
     found = {}
-    for batch in (1, 7, 64):
-        config = configure(
-            tmp_path_factory.mktemp(f"batch{batch}"), f"numerics.batch={batch}", f"numerics.shard={7 * 64}"
-        )
+    for batch, threads in ((1, 1), (7, 1), (64, 1), (64, 2)):
+        overrides = (f"numerics.batch={batch}", f"numerics.shard={7 * 64}", f"numerics.threads={threads}")
+        config = configure(tmp_path_factory.mktemp("numerics"), "cluster=inprocess", *overrides)
         runs.audit(config)
-        found[batch] = RunStore(config.run)
+        found[batch, threads] = RunStore(config.run)
     return found
 
 
-@pytest.mark.parametrize("batch", [1, 7])
-def test_batch_size_moves_nothing_but_the_last_bits(by_batch, batch):
-    one, other = by_batch[batch], by_batch[64]
+@pytest.mark.parametrize("numerics", [(1, 1), (7, 1), (64, 2)])
+def test_batch_size_and_threads_move_nothing_but_the_last_bits(by_numerics, numerics):
+    one, other = by_numerics[numerics], by_numerics[64, 1]
     logits, reference = one["predictions/logit"][:], other["predictions/logit"][:]
     assert np.abs(logits - reference).max() <= 1e-4 * np.abs(reference).max()
     np.testing.assert_array_equal(one["predictions/predicted"][:], other["predictions/predicted"][:])

@@ -1,4 +1,4 @@
-"""Whatever kills a run, the next one goes on from the finished shards and ends with the same bytes."""
+"""Whatever kills a run, the next one goes on from the finished shards and ends with the same bytes, bad images too."""
 
 from __future__ import annotations
 
@@ -13,31 +13,38 @@ import numpy as np
 import psutil
 import pytest
 
-from .conftest import convaudit, digests
+from .conftest import FLAWED, convaudit, digests
 
-SLOW = ("tracking=none", "data.limit=160", "numerics.batch=1", "numerics.shard=4")
+SLOW = ("tracking=none", "numerics.batch=1", "numerics.shard=2", "gates.bad_images.max=0.1")
+TASKS = 43  # shards of the flawed folder's 85 images
 STAGES = "stages=[predictions,features,activations,attributions,thumbnails,confusion,filters]"
 TWO_WORKERS = ("cluster=local", "cluster.workers=2", "cluster.minimum_images=0")
 PATIENCE = 90.0
 
 
 @pytest.fixture(scope="module")
-def undisturbed(digits, tmp_path_factory):
+def flawed(digits, flawed_folder):
+    """Overrides that name the default model and images of which five are bad."""
+    return (f"model.checkpoint={digits.weights}", *FLAWED, f"data.path={flawed_folder}")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(flawed, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    audit(digits, folder, "cluster=inprocess")
+    audit(flawed, folder, "cluster=inprocess")
     return digests(folder / "run")
 
 
-def arguments(digits, *overrides):
-    return [f"model.checkpoint={digits.weights}", *SLOW, STAGES, *overrides]
+def arguments(flawed, *overrides):
+    return [*flawed, *SLOW, STAGES, *overrides]
 
 
-def audit(digits, folder, *overrides):
-    return convaudit(*arguments(digits, *overrides), cwd=folder)
+def audit(flawed, folder, *overrides):
+    return convaudit(*arguments(flawed, *overrides), cwd=folder)
 
 
-def started(digits, folder):
-    command = [sys.executable, "-m", "convaudit.pipelines.cli", *arguments(digits, *TWO_WORKERS)]
+def started(flawed, folder):
+    command = [sys.executable, "-m", "convaudit.pipelines.cli", *arguments(flawed, *TWO_WORKERS)]
     return subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
@@ -64,28 +71,28 @@ def end(process):
     process.wait(timeout=30)
 
 
-def assert_resumes(digits, folder, undisturbed):
+def assert_resumes(flawed, folder, undisturbed):
     done = min(finished_shards(folder))
-    assert 0 < done < 40
-    output = audit(digits, folder, "cluster=inprocess").stdout
-    assert f"{done} of 40 tasks of predictions" in output.replace("\n", " ")
+    assert 0 < done < TASKS
+    output = audit(flawed, folder, "cluster=inprocess").stdout
+    assert f"{done} of {TASKS} tasks of predictions" in output.replace("\n", " ")
     assert digests(folder / "run") == undisturbed
 
 
-def test_kill_9_on_the_driver(digits, tmp_path, undisturbed):
-    process = started(digits, tmp_path)
+def test_kill_9_on_the_driver(flawed, tmp_path, undisturbed):
+    process = started(flawed, tmp_path)
     try:
         wait_for_shards(process, tmp_path, 3)
         os.kill(process.pid, signal.SIGKILL)  # its workers are orphans now, and may still be writing
         process.wait(timeout=30)
         assert not (tmp_path / "run" / "verdict.json").exists()
-        assert_resumes(digits, tmp_path, undisturbed)
+        assert_resumes(flawed, tmp_path, undisturbed)
     finally:
         end(process)
 
 
-def test_kill_9_on_a_worker(digits, tmp_path, undisturbed):
-    process = started(digits, tmp_path)
+def test_kill_9_on_a_worker(flawed, tmp_path, undisturbed):
+    process = started(flawed, tmp_path)
     try:
         wait_for_shards(process, tmp_path, 3)
         workers = [
@@ -99,8 +106,8 @@ def test_kill_9_on_a_worker(digits, tmp_path, undisturbed):
         end(process)
 
 
-def test_ctrl_c(digits, tmp_path, undisturbed):
-    process = started(digits, tmp_path)
+def test_ctrl_c(flawed, tmp_path, undisturbed):
+    process = started(flawed, tmp_path)
     try:
         wait_for_shards(process, tmp_path, 3)
         os.killpg(process.pid, signal.SIGINT)  # a terminal signals the whole group
@@ -108,6 +115,6 @@ def test_ctrl_c(digits, tmp_path, undisturbed):
         assert process.returncode == 130, output
         assert "Traceback" not in output
         assert "run the same command again to go on" in output
-        assert_resumes(digits, tmp_path, undisturbed)
+        assert_resumes(flawed, tmp_path, undisturbed)
     finally:
         end(process)
