@@ -3,7 +3,8 @@
 ResNet-18 with seeded random weights on JPEG files of 224x224. Both decode the same files, run the same network in
 batches of the same size with the same threads, memory format and allocator, and derive the predicted logit by the
 input and by the last map. The loop throws everything away; the audit also measures, writes the store, embeds,
-searches neighbors, judges and reports. Left out is ablation, which would run more forwards than the loop.
+searches neighbors, judges and reports. Left out is ablation, which would run more forwards than the loop. "Plain" is
+the same loop as most people write it: default memory format, default allocator.
 
 Total times count from a fresh interpreter to its end. The steady state is the slope between two numbers of images, so
 that whatever is paid once (imports, worker processes, the report) drops out.
@@ -25,6 +26,7 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 BATCH, CLASSES = 64, 10
 STAGES = "predictions,features,activations,attributions,thumbnails,embeddings,neighbors,confusion,filters"
 CLUSTERS = {"inprocess": 1, "local": 2}
+CHILDREN = ("audit", "loop", "plain")
 
 
 def make_material(folder: Path, n: int) -> None:
@@ -55,15 +57,16 @@ def loop(options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     workers = CLUSTERS[options.cluster]
     with timed(found):
-        paths = files(options.folder, options.images)
+        paths, plain = files(options.folder, options.images), options.child == "plain"
         if workers == 1:
-            _forwards_and_backwards(options.folder, paths)
+            _forwards_and_backwards(options.folder, paths, plain)
         else:
             context = multiprocessing.get_context("spawn")
             parts = [
                 paths[part * len(paths) // workers : (part + 1) * len(paths) // workers] for part in range(workers)
             ]
-            processes = [context.Process(target=_forwards_and_backwards, args=(options.folder, part)) for part in parts]
+            target = _forwards_and_backwards
+            processes = [context.Process(target=target, args=(options.folder, part, plain)) for part in parts]
             for process in processes:
                 process.start()
             for process in processes:
@@ -72,7 +75,7 @@ def loop(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def _forwards_and_backwards(folder: Path, paths: list[Path]) -> None:
+def _forwards_and_backwards(folder: Path, paths: list[Path], plain: bool) -> None:
     import torch
     from PIL import Image
     from torchvision.models import resnet18
@@ -80,17 +83,19 @@ def _forwards_and_backwards(folder: Path, paths: list[Path]) -> None:
     from convaudit.pipelines.worker import tune_allocator
 
     torch.set_num_threads(1)
-    tune_allocator()
+    memory_format = torch.contiguous_format if plain else torch.channels_last
+    if not plain:
+        tune_allocator()
     model = resnet18(num_classes=CLASSES)
     model.load_state_dict(torch.load(folder / "resnet18.pth"))
-    model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    model.eval().requires_grad_(False).to(memory_format=memory_format)
     kept = []
     model.layer4.register_forward_hook(lambda _module, _args, output: kept.append(output))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     for start in range(0, len(paths), BATCH):
         decoded = [torch.from_numpy(np.array(Image.open(path))) for path in paths[start : start + BATCH]]
         images = torch.stack([(image.permute(2, 0, 1) / 255 - mean) / std for image in decoded])
-        images = images.contiguous(memory_format=torch.channels_last).requires_grad_()
+        images = images.contiguous(memory_format=memory_format).requires_grad_()
         logits = model(images)
         torch.autograd.grad(logits.amax(1).sum(), [images, kept.pop()])
 
@@ -134,7 +139,7 @@ def _overrides(options: argparse.Namespace, place: Path) -> list[str]:
 def compare(options: argparse.Namespace) -> None:
     where = machine("torch", "torchvision", "dask", "zarr")
     rows: list[list[object]] = [
-        ["cluster", "images", "audit, s", "loop, s", "audit over loop, wall (range)", "CPU time (range)"]
+        ["cluster", "images", "audit, s", "loop, s", "plain, s", "audit over loop (range)", "over plain (range)"]
     ]
     with tempfile.TemporaryDirectory() as folder:
         make_material(Path(folder), options.images)
@@ -153,16 +158,16 @@ def _rows(options: argparse.Namespace, folder: Path, cluster: str) -> list[list[
                        "--shard", options.shard, "--stages", options.stages]
         )
         for n in sizes
-        for child in ("audit", "loop")
+        for child in CHILDREN
     }  # fmt: skip
     found = in_turn(contestants, options.repeats)
     rows = []
-    few, many = ([found[f"{child} {n}"] for child in ("audit", "loop")] for n in sizes)
+    few, many = ([found[f"{child} {n}"] for child in CHILDREN] for n in sizes)
     slope = [[_less(a, b) for a, b in zip(*pair, strict=True)] for pair in zip(many, few, strict=True)]
     named = [(f"{sizes[0]:,}", few), (f"{sizes[1]:,}", many), (f"{sizes[0]:,} to {sizes[1]:,} (steady state)", slope)]
-    for name, (ours, theirs) in named:
-        seconds = [f"{median([one['wall'] for one in side]):.1f}" for side in (ours, theirs)]
-        rows.append([cluster, name, *seconds, ratio(ours, theirs, "wall"), ratio(ours, theirs, "cpu")])
+    for name, (ours, *theirs) in named:
+        seconds = [f"{median([one['wall'] for one in side]):.1f}" for side in (ours, *theirs)]
+        rows.append([cluster, name, *seconds, *(ratio(ours, side, "wall") for side in theirs)])
     return rows
 
 
@@ -177,14 +182,14 @@ def main() -> None:
     parser.add_argument("--clusters", nargs="+", default=list(CLUSTERS), choices=list(CLUSTERS))
     parser.add_argument("--stages", default=STAGES)
     parser.add_argument("--shard", type=int, default=256)
-    parser.add_argument("--child", choices=["audit", "loop"], help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--cluster", default="inprocess", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child is None:
         compare(options)
     else:
-        hand_over({"audit": audit, "loop": loop}[options.child](options))
+        hand_over({"audit": audit, "loop": loop, "plain": loop}[options.child](options))
 
 
 if __name__ == "__main__":
