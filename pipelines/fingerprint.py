@@ -150,7 +150,8 @@ def _source_path(name: str) -> Path | None:
     return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
 
 
-def _imports(name: str, source: bytes, is_package: bool) -> set[str]:
+@cache  # every leaf is made of much the same modules
+def _imports(name: str, source: bytes, is_package: bool) -> frozenset[str]:
     """Names of the convaudit modules that a module's relative imports may mean, deferred imports included."""
     package = name.split(".") if is_package else name.split(".")[:-1]
     found = set()
@@ -159,7 +160,7 @@ def _imports(name: str, source: bytes, is_package: bool) -> set[str]:
             base = package[: len(package) - node.level + 1] + (node.module.split(".") if node.module else [])
             candidates = [".".join(base), *(".".join([*base, alias.name]) for alias in node.names)]
             found.update(candidate for candidate in candidates if candidate and _source_path_inside(candidate))
-    return found
+    return frozenset(found)
 
 
 def _executed(tree: ast.AST) -> Iterator[ast.AST]:
