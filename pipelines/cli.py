@@ -58,7 +58,7 @@ $GROUPS
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and leave with its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    # Workers and their nannies get SIGINT from the terminal too; the driver alone decides what it means.
+    # Leave through the contexts that stop the cluster, as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_INTERRUPTED))
     try:
         sys.exit(_dispatch(given))

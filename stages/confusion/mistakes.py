@@ -98,10 +98,11 @@ def _never(counted: Counted, min_support: int) -> tuple[Finding, ...]:
 
 def _mostly_missed(counted: Counted, min_support: int) -> tuple[Finding, ...]:
     support, answered = counted.matrix.sum(axis=1), counted.matrix.sum(axis=0)
-    value = np.nan_to_num(recall(counted.matrix), nan=1.0)
     missed = [
         i
-        for i in np.argsort(value, kind="stable")
+        for i in np.argsort(
+            recall(counted.matrix), kind="stable"
+        )  # a class without images comes last and has no support
         if support[i] >= min_support and answered[i] and wilson(int(counted.matrix[i, i]), int(support[i]))[1] < _MISSED
     ]
     if not missed:
