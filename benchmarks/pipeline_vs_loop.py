@@ -1,13 +1,17 @@
 """The whole pipeline against a bare PyTorch loop that does the same forwards and backwards.
 
-ResNet-18 with seeded random weights on JPEG files of 224x224. Both decode the same files, run the same network in
-batches of the same size with the same threads, memory format and allocator, and derive the predicted logit by the
-input and by the last map. The loop throws everything away; the audit also measures, writes the store, embeds,
-searches neighbors, judges and reports. Left out is ablation, which would run more forwards than the loop. "Plain" is
-the same loop as most people write it: default memory format, default allocator.
+ResNet-18 with seeded random weights on JPEG files of 224x224. The audit runs as its defaults have it on this machine
+(worker processes, memory format, batch); ablation is left out, which would run more forwards than the loops. It also
+measures, writes the store, embeds, searches neighbors, judges and reports. The loops decode the same files, run the
+same network, derive the predicted logit by the input and by the last map, and throw everything away:
 
-Total times count from a fresh interpreter to its end. The steady state is the slope between two numbers of images, so
-that whatever is paid once (imports, worker processes, the report) drops out.
+loop
+    One process with PyTorch's defaults: as many threads as cores (one where the audit has one), its own memory format,
+    glibc's allocator as it is, batches of 64.
+tuned
+    All that the audit knows: its memory format, allocator, batch size, and as many processes of one thread.
+
+Times count from a fresh interpreter to its end.
 """
 
 from __future__ import annotations
@@ -23,14 +27,15 @@ import numpy as np
 from alternating import ask, hand_over, in_turn, machine, median, ratio, table, timed
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-BATCH, CLASSES = 64, 10
+CLASSES = 10
+BATCH = {"loop": 64, "tuned": 16}
 STAGES = "predictions,features,activations,attributions,thumbnails,embeddings,neighbors,confusion,filters"
 CLUSTERS = {"inprocess": 1, "local": 2}
-CHILDREN = ("audit", "loop", "plain")
+CHILDREN = ("audit", "loop", "tuned")
 
 
 def make_material(folder: Path, n: int) -> None:
-    """Pictures in class folders, the first half of each class in ``few``, and the weights."""
+    """Pictures in class folders, and the weights."""
     import torch
     from PIL import Image
     from torchvision.models import resnet18
@@ -53,20 +58,19 @@ def files(folder: Path, n: int) -> list[Path]:
 
 
 def loop(options: argparse.Namespace) -> dict[str, Any]:
-    """Forwards and backwards and nothing else, in as many processes."""
+    """Forwards and backwards and nothing else; the tuned one in as many processes as the audit."""
     found: dict[str, Any] = {}
-    workers = CLUSTERS[options.cluster]
+    workers = CLUSTERS[options.cluster] if options.child == "tuned" else 1
     with timed(found):
-        paths, plain = files(options.folder, options.images), options.child == "plain"
+        paths = files(options.folder, options.images)
         if workers == 1:
-            _forwards_and_backwards(options.folder, paths, plain)
+            _forwards_and_backwards(options, paths)
         else:
             context = multiprocessing.get_context("spawn")
             parts = [
                 paths[part * len(paths) // workers : (part + 1) * len(paths) // workers] for part in range(workers)
             ]
-            target = _forwards_and_backwards
-            processes = [context.Process(target=target, args=(options.folder, part, plain)) for part in parts]
+            processes = [context.Process(target=_forwards_and_backwards, args=(options, part)) for part in parts]
             for process in processes:
                 process.start()
             for process in processes:
@@ -75,16 +79,18 @@ def loop(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def _forwards_and_backwards(folder: Path, paths: list[Path], plain: bool) -> None:
+def _forwards_and_backwards(options: argparse.Namespace, paths: list[Path]) -> None:
     import torch
     from PIL import Image
     from torchvision.models import resnet18
 
     from convaudit.pipelines.worker import tune_allocator
 
-    torch.set_num_threads(1)
-    memory_format = torch.contiguous_format if plain else torch.channels_last
-    if not plain:
+    folder, batch, memory_format = options.folder, BATCH[options.child], torch.contiguous_format
+    if options.cluster == "inprocess" or options.child == "tuned":
+        torch.set_num_threads(1)
+    if options.child == "tuned":
+        memory_format = torch.channels_last
         tune_allocator()
     model = resnet18(num_classes=CLASSES)
     model.load_state_dict(torch.load(folder / "resnet18.pth"))
@@ -92,8 +98,8 @@ def _forwards_and_backwards(folder: Path, paths: list[Path], plain: bool) -> Non
     kept = []
     model.layer4.register_forward_hook(lambda _module, _args, output: kept.append(output))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-    for start in range(0, len(paths), BATCH):
-        decoded = [torch.from_numpy(np.array(Image.open(path))) for path in paths[start : start + BATCH]]
+    for start in range(0, len(paths), batch):
+        decoded = [torch.from_numpy(np.array(Image.open(path))) for path in paths[start : start + batch]]
         images = torch.stack([(image.permute(2, 0, 1) / 255 - mean) / std for image in decoded])
         images = images.contiguous(memory_format=memory_format).requires_grad_()
         logits = model(images)
@@ -131,48 +137,35 @@ def _overrides(options: argparse.Namespace, place: Path) -> list[str]:
         "model=torchvision", "model.name=resnet18", "model.arguments={num_classes: 10}",
         f"model.checkpoint={options.folder / 'resnet18.pth'}", "data=imagefolder", f"data.path={place / 'images'}",
         f"data.preprocessing.mean={MEAN}", f"data.preprocessing.std={STD}", f"cluster={options.cluster}",
-        "tracking=none", f"stages=[{options.stages}]", f"numerics.batch={BATCH}", f"numerics.shard={options.shard}",
+        "tracking=none", f"stages=[{options.stages}]", f"numerics.shard={options.shard}",
         f"run={place / 'run'}", f"work={place / 'work'}",
     ]  # fmt: skip
 
 
 def compare(options: argparse.Namespace) -> None:
     where = machine("torch", "torchvision", "dask", "zarr")
-    rows: list[list[object]] = [
-        ["cluster", "images", "audit, s", "loop, s", "plain, s", "audit over loop (range)", "over plain (range)"]
-    ]
+    heading = ["cluster", "audit, s", "loop, s", "tuned, s", "sweep, s", "over loop (range)", "over tuned (range)"]
+    rows: list[list[object]] = [heading]
     with tempfile.TemporaryDirectory() as folder:
         make_material(Path(folder), options.images)
-        for cluster in options.clusters:
-            rows += _rows(options, Path(folder), cluster)
-    print(f"{where}. Batch {BATCH}, 1 torch thread a process, median of {options.repeats} rounds.\n")
+        rows += [_row(options, Path(folder), cluster) for cluster in options.clusters]
+    print(f"{where}. {options.images:,} images, median of {options.repeats} rounds.\n")
     table(rows)
 
 
-def _rows(options: argparse.Namespace, folder: Path, cluster: str) -> list[list[object]]:
-    # About half, and as many shards for each of two workers.
-    sizes = (2 * options.shard * max(1, round(options.images / options.shard / 4)), options.images)
+def _row(options: argparse.Namespace, folder: Path, cluster: str) -> list[object]:
     contestants = {
-        f"{child} {n}": lambda child=child, n=n: ask(
-            __file__, ["--child", child, "--folder", folder, "--images", n, "--cluster", cluster,
+        child: lambda child=child: ask(
+            __file__, ["--child", child, "--folder", folder, "--images", options.images, "--cluster", cluster,
                        "--shard", options.shard, "--stages", options.stages]
         )
-        for n in sizes
         for child in CHILDREN
     }  # fmt: skip
     found = in_turn(contestants, options.repeats)
-    rows = []
-    few, many = ([found[f"{child} {n}"] for child in CHILDREN] for n in sizes)
-    slope = [[_less(a, b) for a, b in zip(*pair, strict=True)] for pair in zip(many, few, strict=True)]
-    named = [(f"{sizes[0]:,}", few), (f"{sizes[1]:,}", many), (f"{sizes[0]:,} to {sizes[1]:,} (steady state)", slope)]
-    for name, (ours, *theirs) in named:
-        seconds = [f"{median([one['wall'] for one in side]):.1f}" for side in (ours, *theirs)]
-        rows.append([cluster, name, *seconds, *(ratio(ours, side, "wall") for side in theirs)])
-    return rows
-
-
-def _less(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
-    return {key: a[key] - b[key] for key in ("wall", "cpu")}
+    seconds = [f"{median([one['wall'] for one in found[child]]):.1f}" for child in CHILDREN]
+    ours = found["audit"]
+    sweep = f"{median([one['sweep'] for one in ours]):.1f}"
+    return [cluster, *seconds, sweep, *(ratio(ours, found[child], "wall") for child in CHILDREN[1:])]
 
 
 def main() -> None:
@@ -189,7 +182,7 @@ def main() -> None:
     if options.child is None:
         compare(options)
     else:
-        hand_over({"audit": audit, "loop": loop, "plain": loop}[options.child](options))
+        hand_over({"audit": audit, "loop": loop, "tuned": loop}[options.child](options))
 
 
 if __name__ == "__main__":

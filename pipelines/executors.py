@@ -7,17 +7,27 @@ result, so that one bad task never costs the others.
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
+import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from typing import Any
 
 from ..stages.errors import ClusterError, ConfigError
 
 Outcomes = Iterator[tuple[int, Any]]
+
+#: Elsewhere, system libraries that torch uses do not survive a fork.
+_FORKS = sys.platform == "linux"
+#: Imported once for all workers; nothing of it starts a thread, which a fork would lose.
+_PRELOADED = ("torch", "distributed", "convaudit.pipelines.worker", "convaudit.stages.network.sweep")
+#: The same, where the driver has needed it.
+_PRELOADED_AS_HERE = ("torchvision",)
 
 
 class Executor(ABC):
@@ -99,6 +109,16 @@ def _result(future: Any) -> Any:
 class Cluster(ABC):
     """Config of an executor."""
 
+    def prepare(self, n_image: int) -> None:
+        """Begin, without waiting, what `open` will need.
+
+        Parameters
+        ----------
+        n_image
+            How much there will be to do.
+        """
+        del n_image
+
     @abstractmethod
     def open(self, n_image: int, threads: int) -> contextlib.AbstractContextManager[Executor]:
         """Start the executor; closing the context stops it.
@@ -148,12 +168,21 @@ class LocalCluster(Cluster):
         if self.workers is not None and self.workers < 1:
             raise ConfigError(f"cluster.workers: expected at least 1, got {self.workers}")
 
+    def prepare(self, n_image: int) -> None:
+        """Let one process import what all workers need, while the driver looks at model and data."""
+        if n_image >= self.minimum_images and _FORKS:
+            as_here = [name for name in _PRELOADED_AS_HERE if name in sys.modules]
+            multiprocessing.get_context("forkserver").set_forkserver_preload([*_PRELOADED, *as_here])
+            with _interrupts_for_the_driver_alone():
+                forkserver.ensure_running()
+
     @contextlib.contextmanager
     def open(self, n_image: int, threads: int) -> Iterator[Executor]:
         """Start the processes, or none for a small data set."""
         if n_image < self.minimum_images:
             yield Inprocess()
             return
+        self.prepare(n_image)
         from distributed import LocalCluster as Local
 
         count = self.workers or max(1, (len(os.sched_getaffinity(0))) // threads)
@@ -169,6 +198,7 @@ class LocalCluster(Cluster):
                 dashboard_address=self.dashboard or "127.0.0.1:0",
             ),
             words,
+            {"distributed.worker.multiprocessing-method": "forkserver" if _FORKS else "spawn"},
         )
 
 
@@ -275,10 +305,13 @@ class CustomCluster(Cluster):
         yield from _started(self.cluster, "workers of your own cluster class")
 
 
-def _started(cluster_class: Callable[[], Any], description: str) -> Iterator[Executor]:
+def _started(
+    cluster_class: Callable[[], Any], description: str, settings: Mapping[str, Any] | None = None
+) -> Iterator[Executor]:
+    from dask import config
     from distributed import Client
 
-    with _quiet():
+    with _quiet(), config.set(settings or {}):
         with _interrupts_for_the_driver_alone():
             cluster = cluster_class()
         with cluster, Client(cluster) as client:

@@ -13,7 +13,7 @@ import importlib.util
 import json
 import platform
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +25,8 @@ _ROOT = Path(__file__).resolve().parent.parent
 _PACKAGES = ("stages", "pipelines")
 #: Modules whose source every leaf that looks at images depends on.
 SWEEP_MODULES = ("stages.network.sweep", "pipelines.datasets.prefetch", "pipelines.worker")
+#: Bounds of a batch that nobody named, and what its largest layer may take: measured, docs/benchmarks.md.
+_BATCHES, _LAYER_BYTES = (4, 64), 64 << 20
 _LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow", "zarr", "numcodecs")
 
 
@@ -35,7 +37,7 @@ class Numerics:
     Parameters
     ----------
     batch
-        Images per forward pass.
+        Images per forward pass; None for as many as keep the largest layer in reach of a processor's caches (`fitted`).
     threads
         Torch and BLAS threads of one task; never derived from the cluster.
     shard
@@ -48,7 +50,7 @@ class Numerics:
         How image tensors lie in memory.
     """
 
-    batch: int = 64
+    batch: int | None = None
     threads: int = 1
     shard: int = 256
     device: Literal["cpu", "cuda"] = "cpu"
@@ -57,10 +59,29 @@ class Numerics:
 
     def __post_init__(self) -> None:
         for name in ("batch", "threads", "shard"):
-            if getattr(self, name) < 1:
+            if (getattr(self, name) or 0) < 1 and not (name == "batch" and self.batch is None):
                 raise ConfigError(f"numerics.{name}: expected at least 1, got {getattr(self, name)}")
-        if self.shard % self.batch:
+        if self.batch is None and self.device == "cuda":
+            raise ConfigError("numerics.batch: expected a number for cuda, got null; null reckons with a CPU's caches")
+        if self.batch and self.shard % self.batch:
             raise ConfigError(f"numerics.shard: expected a multiple of numerics.batch={self.batch}, got {self.shard}")
+
+    def fitted(self, largest: int) -> Numerics:
+        """Fill in the batch where the user named none.
+
+        Half a batch too large costs more than half a batch too small: what does not fit comes back from main memory for
+        every operation, and glibc maps blocks above 32 MiB afresh each time. The size follows from the network alone,
+        so that the bits do not depend on the machine's caches.
+
+        Parameters
+        ----------
+        largest
+            Values in the largest layer output of one image.
+        """
+        if self.batch is not None:
+            return self
+        fitting = min(_BATCHES[1], max(_BATCHES[0], _LAYER_BYTES // (4 * largest)))
+        return replace(self, batch=max(n for n in range(1, fitting + 1) if self.shard % n == 0))
 
     def key(self) -> dict[str, Any]:
         """The settings together with the versions and the device that give them their bits."""

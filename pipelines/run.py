@@ -62,6 +62,7 @@ def _perform(config: Config, plan: Plan, checked: Plan, renewed: Sequence[str]) 
     with workspace.locked():
         withdraw_verdict(config.run)
         index = config.data.index()
+        config.cluster.prepare(len(index.table))
         model = resolve_model(config, workspace)
         audited = subjects.examine(config, index, model)
         check_asks(checked, audited)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -78,6 +79,7 @@ def examine(config: Config, index: Index, model: ResolvedModel) -> Audited:
             f"{in_words(error)}; set data.preprocessing to what it was trained on"
         ) from error
     class_names = _class_names(index, model, anatomy.n_logit)
+    numerics = config.numerics.fitted(max(math.prod(layer.shape) for layer in anatomy.layers))
     facts = {
         "schema": 1,
         "class_names": list(class_names),
@@ -87,8 +89,8 @@ def examine(config: Config, index: Index, model: ResolvedModel) -> Audited:
         "std": list(index.std),
         "layers": [asdict(layer) | {"shape": list(layer.shape)} for layer in anatomy.layers],
         "seed": config.seed,
-        "shard": config.numerics.shard,
-        "batch": config.numerics.batch,
+        "shard": numerics.shard,
+        "batch": numerics.batch,
         "model": dict(model.description) | {"digest": model.digest},
         "data": {
             "digest": digest(index.table),
@@ -96,7 +98,7 @@ def examine(config: Config, index: Index, model: ResolvedModel) -> Audited:
             "settings": _data_settings(config),
             "notes": dict(index.notes),
         },
-        "numerics": config.numerics.key(),
+        "numerics": numerics.key(),
     }
     return from_facts(facts, index.table)
 
@@ -182,6 +184,6 @@ def bootstrap(config: Config) -> Audited:
     """Stand in for a subject while there is no model yet: no images, no layers."""
     facts = {
         "class_names": [], "axes": [], "input_shape": [], "mean": [], "std": [], "layers": [], "seed": config.seed,
-        "shard": config.numerics.shard, "batch": config.numerics.batch, "numerics": config.numerics.key(),
+        "shard": config.numerics.shard, "batch": config.numerics.fitted(1).batch, "numerics": config.numerics.key(),
     }  # fmt: skip
     return from_facts(facts, pd.DataFrame({name: [] for name in _COLUMNS}))

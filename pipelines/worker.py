@@ -52,7 +52,7 @@ class Job:
     model, data
         Where model and images come from; None where no task looks at images.
     numerics
-        Threads, batch, device and format.
+        Threads, device and format; the subject knows the batch.
     """
 
     leaves: Mapping[str, Leaf]
@@ -187,7 +187,7 @@ def sweep(path: str, positions: range | tuple[int, ...], names: Mapping[str, int
     chosen = [(key.partition("@")[0], number) for key, number in names.items()]
     with fixed_arithmetic(job.numerics):
         decoded = blocks(
-            _reader(path), positions, job.numerics.batch, max(1, job.numerics.threads), job.subject.input_shape
+            _reader(path), positions, job.subject.batch, max(1, job.numerics.threads), job.subject.input_shape
         )
         outcomes = run_tasks(
             _model(job),
