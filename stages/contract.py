@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -57,6 +57,33 @@ class Perturb:
 
 Variant = Identity | Ablate | Randomise | Perturb
 
+#: How a gradient passes a ReLU: see `convaudit.stages.network.rules`.
+ReluRule = Literal["plain", "guided", "deconvnet"]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A value inside the network that can be derived instead of a logit.
+
+    Parameters
+    ----------
+    layer
+        Name of the layer.
+    channel
+        Which of its channels.
+    position
+        Where along the spatial axes; None for where the channel is largest in each image, the first of several.
+    """
+
+    layer: str
+    channel: int
+    position: tuple[int, ...] | None = None
+
+
+#: What is derived: ``"predicted"``, ``"label"``, a class position, ``"rank:k"`` (the class with the k-th largest logit,
+#: counted from 0), ``"contrast"`` (predicted minus label, for images that are wrong), or a unit.
+Target = str | int | Unit
+
 
 @dataclass(frozen=True)
 class Gradient:
@@ -65,13 +92,16 @@ class Gradient:
     Parameters
     ----------
     target
-        ``"predicted"``, ``"label"`` or a class position: whose logit is derived.
+        What is derived.
     wrt
         ``"input"`` or a layer name: by what.
+    rule
+        How it passes ReLUs.
     """
 
-    target: str | int
+    target: Target
     wrt: str
+    rule: ReluRule = "plain"
 
 
 @dataclass(frozen=True)
@@ -85,7 +115,7 @@ class Ask:
     keep
         Layers whose output stays available as ``batch.activation(layer)``.
     gradients
-        Derivatives available as ``batch.gradient(target, wrt)``; their layers are kept too.
+        Derivatives available as ``batch.gradient(target, wrt, rule)``; their layers are kept too.
     """
 
     observe: tuple[str, ...] = ()

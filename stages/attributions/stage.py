@@ -12,12 +12,12 @@ import numpy as np
 from ..contract import Ask, Leaf, Partial, Result, Stage, Stored, Subject, Task, settings
 from ..errors import ConfigError
 from ..specs import ArraySpec, Finding, SizedArray, Summary
-from .method import Method, resolve_target
+from .method import Method
 
 if TYPE_CHECKING:
     from ..network.batch import Batch
 
-TARGET = ArraySpec("target", ("image",), "int32", "class", "Class whose logit the heatmap explains.")
+TARGET = ArraySpec("target", ("image", "target"), "int32", "class", "Class whose logit each heatmap explains.")
 
 
 @dataclass(frozen=True)
@@ -71,50 +71,90 @@ class AttributionLeaf(Leaf):
 
     def writes(self, subject: Subject) -> tuple[SizedArray, ...]:
         """The method's arrays and the class they explain."""
-        return (*self.method.writes(subject), TARGET.sized((subject.n_image,)))
+        shape = (subject.n_image, len(self.method.targets(subject)))
+        return (*self.method.writes(subject), TARGET.sized(shape))
 
     def asks(self, subject: Subject) -> Ask:
         """What the method asks."""
+        if self.method.images == "wrong" and (np.asarray(subject.label) < 0).any():
+            raise ConfigError(f"{self.name}: images 'wrong' needs labels, and some images have none; use 'all'")
         return self.method.asks(subject)
 
     def process(self, batch: Batch, task: Task, subject: Subject) -> Result:
         """Let the method work, and note maps that are empty or not finite."""
         del task
-        heatmaps = self.method.attribute(batch, subject)
-        target = batch.target_class(resolve_target(self.method.target, subject))
-        rows = {**heatmaps, "target": np.asarray(target, np.int32)}
-        return Result(rows, _oddities(heatmaps, np.asarray(batch.positions, np.int64), np.asarray(batch.valid, bool)))
+        chosen = self._chosen(batch)
+        part = batch if len(chosen) == len(batch) else batch.only(chosen)
+        if not len(chosen):
+            return Result(self._blank(len(batch), subject), {})
+        heatmaps = self.method.attribute(part, subject)
+        classes = [part.target_class(target) for target in self.method.targets(subject)]
+        target = np.stack(classes, axis=1).astype(np.int32)
+        finite = np.isfinite(part.logits.float().cpu().numpy()).all(axis=1)
+        expected = (target >= 0) | (np.asarray(part.valid, bool) & ~finite)[:, None]
+        partial = _oddities(heatmaps, np.asarray(part.positions, np.int64), expected) | self._facts(part, subject)
+        rows = {**heatmaps, "target": target}
+        if len(chosen) < len(batch):
+            whole = self._blank(len(batch), subject)
+            for path, values in rows.items():
+                whole[path][chosen] = values
+            rows = whole
+        return Result(rows, partial)
+
+    def _chosen(self, batch: Batch) -> np.ndarray:
+        if self.method.images == "all":
+            return np.arange(len(batch))
+        predicted = batch.target_class("predicted")
+        return np.flatnonzero((predicted >= 0) & (predicted != batch.labels))
+
+    def _blank(self, n: int, subject: Subject) -> dict[str, np.ndarray]:
+        return {
+            array.path: np.full((n, *array.shape[1:]), array.spec.fill, array.spec.dtype)
+            for array in self.writes(subject)
+        }
+
+    def _facts(self, batch: Batch, subject: Subject) -> dict[str, np.ndarray]:
+        return {f"fact:{key}": np.asarray(value) for key, value in self.method.facts(batch, subject).items()}
 
     def combine(self, first: Partial, second: Partial) -> Partial:
-        """Chain the lists."""
-        return {key: np.concatenate([first[key], second[key]]) for key in first}
+        """Chain lists of images; add up facts that are sums, and keep the first of any other."""
+        both: dict[str, np.ndarray] = {**second, **first}
+        for key in set(first) & set(second):
+            if key.startswith("fact:sum:"):
+                both[key] = first[key] + second[key]
+            elif not key.startswith("fact:"):
+                both[key] = np.concatenate([first[key], second[key]])
+        return both
 
     def finish(self, partials: Sequence[Partial], subject: Subject, stored: Stored) -> Summary:
-        """Name the images whose maps say nothing."""
-        del stored, subject
+        """Name the images whose maps say nothing, and add what the method has to tell."""
+        del stored
         total = reduce(self.combine, partials)
         findings = []
-        for key in sorted(total):
+        for key in sorted(key for key in total if not key.startswith("fact:")):
             kind, path = key.split(":", 1)
             if len(total[key]):
-                findings.append(_finding(kind, f"{self.name}/{path}", total[key]))
+                findings.append(_finding(kind, f"{self.name}/{path}", np.unique(total[key])))
+        facts = {key.removeprefix("fact:"): value for key, value in total.items() if key.startswith("fact:")}
+        told, measurements, more = self.method.told(facts, subject)
         notes = {
             "signed": self.method.signed,
             "conserves": self.method.conserves,
             "unit": self.method.unit,
             "config": dict(self.config),
+            **told,
         }
-        return Summary(findings=tuple(findings), notes=notes)
+        return Summary({}, measurements, (*findings, *more), notes)
 
 
-def _oddities(heatmaps: Mapping[str, np.ndarray], positions: np.ndarray, valid: np.ndarray) -> dict[str, np.ndarray]:
-    """Images whose map is zero throughout, or not finite, for each array of maps."""
+def _oddities(heatmaps: Mapping[str, np.ndarray], positions: np.ndarray, expected: np.ndarray) -> dict[str, np.ndarray]:
+    """Images with a map that is zero throughout, or not finite, where one is expected, for each array of maps."""
     odd = {}
     for path, rows in heatmaps.items():
-        if rows.ndim > 1:
-            flat = rows.reshape(len(rows), -1)
-            odd[f"blank:{path}"] = positions[valid & (flat == 0).all(axis=1)]
-            odd[f"not-finite:{path}"] = positions[valid & ~np.isfinite(flat).all(axis=1)]
+        if path.endswith("heatmap"):
+            flat = rows.reshape(*expected.shape, -1)
+            odd[f"blank:{path}"] = positions[(expected & (flat == 0).all(axis=2)).any(axis=1)]
+            odd[f"not-finite:{path}"] = positions[(expected & ~np.isfinite(flat).all(axis=2)).any(axis=1)]
     return odd
 
 

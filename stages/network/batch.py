@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..contract import Ask, Identity, Subject, Variant
+from ..contract import Ask, Identity, ReluRule, Subject, Target, Variant
 from ..errors import StageError, did_you_mean
 from ..specs import LayerSpec
-from .forward import Block, Pass, Probe, run_forward, to_device
+from .forward import Block, Network, Pass, Probe, run_forward, to_device
 from .variants import altered
 
 _AS_IT_IS = Identity()
@@ -42,7 +43,7 @@ class Batch:
         observed: Mapping[tuple[str, str], Any] | None = None,
     ) -> None:
         block = forward.block
-        self._pass, self._rows, self._observed = forward, rows, dict(observed or {})
+        self._pass, self._subject, self._rows, self._observed = forward, subject, rows, dict(observed or {})
         self.positions: np.ndarray = block.positions[rows]
         self.ids: tuple[str, ...] = tuple(subject.image_id[position] for position in self.positions)
         self.labels: np.ndarray = forward.labels[rows]
@@ -83,15 +84,17 @@ class Batch:
             )
         return kept[layer].detach()[self._index]
 
-    def gradient(self, target: str | int, wrt: str) -> Tensor:
-        """Derivative of each image's target logit.
+    def gradient(self, target: Target, wrt: str, rule: ReluRule = "plain") -> Tensor:
+        """Derivative of each image's target.
 
         Parameters
         ----------
         target
-            ``"predicted"``, ``"label"`` or a class position.
+            What is derived.
         wrt
             ``"input"`` or a layer name.
+        rule
+            How it passes ReLUs.
 
         Returns
         -------
@@ -103,7 +106,7 @@ class Batch:
         StageError
             When the leaf has not asked for it, or the logits do not depend on `wrt`.
         """
-        return self._pass.gradient(target, wrt)[self._index]
+        return self._pass.gradient(target, wrt, rule)[self._index]
 
     def observed(self, leaf: str, layer: str) -> Any:
         """What ``observe`` of `leaf` returned for `layer`.
@@ -117,9 +120,99 @@ class Batch:
             raise StageError(f"{leaf} was not shown {layer!r}; name it in asks().observe")
         return self._observed[leaf, layer]
 
-    def target_class(self, target: str | int) -> np.ndarray:
+    def target_class(self, target: Target) -> np.ndarray:
         """Class position that `target` stands for, for each image ``(image,)``; -1 where there is none."""
         return self._pass.target_class(target)[self._rows]
+
+    @property
+    def model(self) -> nn.Module:
+        """The network itself, in evaluation mode; must not be written on, and is not what a variant makes of it."""
+        return self._network.model
+
+    @property
+    def altered(self) -> bool:
+        """Whether a variant stands between `model` and what the network answers."""
+        state = self._network.state
+        return state.call is not self._network.model or bool(state.edits)
+
+    @property
+    def relu_calls(self) -> int:
+        """How many calls of a ReLU the rules have caught in the forward pass; 0 where no rule was asked."""
+        return 0 if self._pass.rules is None else self._pass.rules.calls
+
+    @property
+    def _network(self) -> Network:
+        network = self._pass.network
+        assert network is not None, "every pass that the sweep makes knows its network"
+        return network
+
+    def only(self, rows: np.ndarray) -> Batch:
+        """The same batch for some of its images, without what was observed.
+
+        Parameters
+        ----------
+        rows
+            Places in this batch.
+        """
+        index = np.arange(len(self._pass.block.positions))[self._rows][rows]
+        return Batch(self._pass, self._subject, index)
+
+    def call(self, images: Tensor) -> Tensor:
+        """Run the network, under the same variant, on any images, and look at nothing else.
+
+        Parameters
+        ----------
+        images
+            ``(n, channel, *space)``, as the network is fed; `n` may be any number.
+
+        Returns
+        -------
+        Tensor
+            Logits ``(n, class)``, detached, in the type in which the network gives them.
+        """
+        network = self._network
+        if not network.state.edits:
+            with torch.inference_mode():
+                return network(images.clone())
+        return self._run(images, np.zeros(len(images), np.int64), Ask()).logits
+
+    def again(self, images: Tensor, ask: Ask, autocast: torch.dtype | None = None) -> Batch:
+        """Run the network, under the same variant, on other versions of these images.
+
+        What a target stands for is decided by this batch, not by what the network makes of the other versions.
+
+        Parameters
+        ----------
+        images
+            ``(version * image, channel, *space)``: all images of this batch in one version, then all in the next.
+        ask
+            What to look at; nothing can be observed.
+        autocast
+            Element type that eligible operations compute in, here and in what the new batch runs.
+
+        Returns
+        -------
+        Batch
+            One row per row of `images`.
+        """
+        versions, rest = divmod(len(images), max(1, len(self)))
+        if rest or ask.observe:
+            raise StageError(
+                f"again: expected whole versions of {len(self)} images to look at, got {len(images)} images"
+            )
+        rows = np.tile(np.arange(len(self._pass.block.positions))[self._rows], versions)
+        return Batch(self._run(images, rows, ask, autocast), self._subject)
+
+    def _run(self, images: Tensor, rows: np.ndarray, ask: Ask, autocast: torch.dtype | None = None) -> Pass:
+        before = self._pass
+        network = self._network if autocast is None else replace(self._network, autocast=autocast)
+        found = run_forward(network, before.block.take(rows), images, before.labels[rows], Probe.union([ask]), _ignore)
+        found.origin = (before, rows)
+        return found
+
+
+def _ignore(_name: str, _value: Tensor) -> None:
+    """Look at nothing."""
 
 
 @contextmanager
@@ -158,5 +251,7 @@ def opened(
 
     with altered(model, variant) as state:
         fed = state.disturb(images, ids)
-        forward = run_forward(model, state, block, fed, subject.label[block.positions], Probe.union([ask]), observer)
+        forward = run_forward(
+            Network(model, state), block, fed, subject.label[block.positions], Probe.union([ask]), observer
+        )
         yield Batch(forward, subject, observed=observed)

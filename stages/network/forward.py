@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..contract import Ask, Gradient, Subject
+from ..contract import Ask, Gradient, ReluRule, Subject, Target, Unit
 from ..errors import StageError
 from .capture import Place, Seen, locate, named_modules, watch
 from .layers import check_logits
+from .rules import ReluRules
+from .targets import target_class, unit_seed
 from .variants import Altered
 
 #: Shown ``(layer name, its output)`` while the forward runs.
@@ -48,6 +50,11 @@ class Block:
         """Some of its images."""
         return Block(self.positions[rows], self.images[rows], self.valid[rows], self.status[rows], self.reasons[rows])
 
+    def take(self, rows: np.ndarray) -> Block:
+        """Any of its images, also several times."""
+        reasons = tuple(self.reasons[row] for row in rows)
+        return Block(self.positions[rows], self.images[rows], self.valid[rows], self.status[rows], reasons)
+
 
 @dataclass
 class Pass:
@@ -68,7 +75,15 @@ class Pass:
     graph
         The logits in the graph; None where no gradient is asked.
     asked
-        What is to be derived by, for each target.
+        What is to be derived by, for each target and rule.
+    source
+        The input in the graph; None where nobody derives by it.
+    network
+        What was run, to run it again.
+    rules
+        How gradients pass ReLUs; None where all asked is plain.
+    origin
+        The pass whose classes are meant by targets, and which of its images each image here is; None for this one.
     """
 
     block: Block
@@ -77,47 +92,57 @@ class Pass:
     logits: Tensor
     kept: dict[str, Tensor]
     graph: Tensor | None = None
-    asked: Mapping[str | int, tuple[str, ...]] = field(default_factory=dict)
+    asked: Mapping[tuple[Target, ReluRule], tuple[str, ...]] = field(default_factory=dict)
     source: Tensor | None = None
-    _derived: dict[str | int, dict[str, Tensor]] = field(default_factory=dict)
+    network: Network | None = None
+    rules: ReluRules | None = None
+    origin: tuple[Pass, np.ndarray] | None = None
+    _derived: dict[tuple[Target, ReluRule], dict[str, Tensor]] = field(default_factory=dict)
 
-    def target_class(self, target: str | int) -> np.ndarray:
+    def target_class(self, target: Target) -> np.ndarray:
         """Class position that `target` stands for, for each image; -1 where there is none."""
-        valid = self.block.valid
-        if target == "predicted":
-            logits = self.logits.float().cpu().numpy()
-            # numpy's argmax takes the first of several equal logits, torch's any.
-            return np.where(valid & np.isfinite(logits).all(1), logits.argmax(1), -1)
-        if target == "label":
-            return np.where(valid, self.labels, -1)
-        n_class = self.logits.shape[1]
-        if isinstance(target, str) or not 0 <= target < n_class:
-            raise StageError(f"gradient target: expected 'predicted', 'label' or 0 to {n_class - 1}, got {target!r}")
-        return np.where(valid, target, -1)
+        if self.origin is not None:
+            first, image = self.origin
+            return first.target_class(target)[image]
+        return target_class(target, self.logits, self.labels, self.block.valid)
 
-    def gradient(self, target: str | int, wrt: str) -> Tensor:
-        """Derive, once per target, by everything anybody has asked."""
-        if wrt not in self.asked.get(target, ()):
-            raise StageError(f"gradient of {target!r} by {wrt!r} was not asked for; name it in asks().gradients")
-        if target not in self._derived:
-            self._derived[target] = self._derive(target)
-        return self._derived[target][wrt]
+    def gradient(self, target: Target, wrt: str, rule: ReluRule) -> Tensor:
+        """Derive, once per target and rule, by everything anybody has asked."""
+        if wrt not in self.asked.get((target, rule), ()):
+            raise StageError(f"{rule} gradient of {target!r} by {wrt!r} was not asked for; name it in asks().gradients")
+        if (target, rule) not in self._derived:
+            with self.rules.under(rule) if self.rules is not None else nullcontext():
+                self._derived[target, rule] = self._derive(target, rule)
+        return self._derived[target, rule][wrt]
 
-    def _derive(self, target: str | int) -> dict[str, Tensor]:
-        graph, by = self.graph, self.asked[target]
+    def _derive(self, target: Target, rule: ReluRule) -> dict[str, Tensor]:
+        by = self.asked[target, rule]
+        start, seed, bad = self._seed(target)
+        sources = [self._source(name) for name in by]
+        last = set(self.asked) - {(target, rule)} <= set(self._derived)
+        found = torch.autograd.grad(start, sources, seed, retain_graph=not last, allow_unused=True)
+        for name, gradient in zip(by, found, strict=True):
+            if gradient is None:
+                raise StageError(f"gradient of {target!r} by {name!r}: there is no path (a detached or no_grad part?)")
+        whole = bool((~bad).all())
+        return {name: gradient if whole else _blank(gradient, bad) for name, gradient in zip(by, found, strict=True)}
+
+    def _seed(self, target: Target) -> tuple[Tensor, Tensor, Tensor]:
+        """What is derived, the weight of each of its values, and the images that have no such target."""
+        if isinstance(target, Unit):
+            start = self._source(target.layer)
+            bad = torch.from_numpy(~self.block.valid).to(start.device)
+            return start, unit_seed(start.detach(), target) * ~_spread(bad, start), bad
+        graph = self.graph
         assert graph is not None, "gradients are asked, so there is a graph"
         classes = torch.from_numpy(self.target_class(target)).to(graph.device)
         # A zero row keeps a bad image, or one without a label, out of the sum.
-        seed = torch.zeros_like(graph).scatter_(1, classes.clamp(min=0)[:, None], 1.0) * (classes >= 0)[:, None]
-        sources = [self._source(name) for name in by]
-        last = set(self.asked) - {target} <= set(self._derived)
-        found = torch.autograd.grad(graph, sources, seed.to(graph), retain_graph=not last, allow_unused=True)
-        for name, gradient in zip(by, found, strict=True):
-            if gradient is None:
-                raise StageError(f"gradient by {name!r}: the logits do not depend on it (a detached or no_grad part?)")
+        seed = torch.zeros_like(graph).scatter_(1, classes.clamp(min=0)[:, None], 1.0)
+        if target == "contrast":
+            labels = torch.from_numpy(self.target_class("label")).to(graph.device)
+            seed -= torch.zeros_like(graph).scatter_(1, labels.clamp(min=0)[:, None], 1.0)
         bad = classes < 0
-        whole = bool((~bad).all())
-        return {name: gradient if whole else _blank(gradient, bad) for name, gradient in zip(by, found, strict=True)}
+        return graph, seed * ~bad[:, None], bad
 
     def _source(self, name: str) -> Tensor:
         source = self.source if name == "input" else self.kept[name]
@@ -126,7 +151,11 @@ class Pass:
 
 
 def _blank(gradient: Tensor, rows: Tensor) -> Tensor:
-    return gradient.masked_fill(rows.view(-1, *[1] * (gradient.ndim - 1)), torch.nan)
+    return gradient.masked_fill(_spread(rows, gradient), torch.nan)
+
+
+def _spread(rows: Tensor, like: Tensor) -> Tensor:
+    return rows.view(-1, *[1] * (like.ndim - 1))
 
 
 @dataclass(frozen=True)
@@ -155,28 +184,58 @@ class Probe:
         )
 
     @property
-    def asked(self) -> dict[str | int, tuple[str, ...]]:
-        """What to derive by, for each target."""
-        targets = dict.fromkeys(gradient.target for gradient in self.gradients)
-        return {target: tuple(g.wrt for g in self.gradients if g.target == target) for target in targets}
+    def asked(self) -> dict[tuple[Target, ReluRule], tuple[str, ...]]:
+        """What to derive by, for each target and rule."""
+        ways = dict.fromkeys((gradient.target, gradient.rule) for gradient in self.gradients)
+        return {way: tuple(g.wrt for g in self.gradients if (g.target, g.rule) == way) for way in ways}
 
     @property
     def derived(self) -> frozenset[str]:
-        """Layers to derive by."""
-        return frozenset(gradient.wrt for gradient in self.gradients) - {"input"}
+        """Layers to derive, or to derive by."""
+        units = {gradient.target.layer for gradient in self.gradients if isinstance(gradient.target, Unit)}
+        return (frozenset(gradient.wrt for gradient in self.gradients) | units) - {"input"}
+
+    @property
+    def ruled(self) -> bool:
+        """Whether some gradient passes ReLUs in another way than the derivative does."""
+        return any(gradient.rule != "plain" for gradient in self.gradients)
 
 
-def run_forward(
-    model: nn.Module, state: Altered, block: Block, images: Tensor, labels: np.ndarray, probe: Probe, observer: Observer
-) -> Pass:
-    """Run the network once.
+@dataclass(frozen=True)
+class Network:
+    """The model as it is run.
 
     Parameters
     ----------
     model
         The model.
     state
-        How to call it.
+        How to call it under its variant.
+    autocast
+        Element type that eligible operations compute in; None for that of the model.
+    """
+
+    model: nn.Module
+    state: Altered
+    autocast: torch.dtype | None = None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Compute the logits."""
+        if self.autocast is None:
+            return check_logits(self.state.call(images), len(images))
+        with torch.autocast(images.device.type, self.autocast):
+            return check_logits(self.state.call(images), len(images))
+
+
+def run_forward(
+    network: Network, block: Block, images: Tensor, labels: np.ndarray, probe: Probe, observer: Observer
+) -> Pass:
+    """Run the network once.
+
+    Parameters
+    ----------
+    network
+        The model and how to call it.
     block
         The images as decoded.
     images
@@ -195,21 +254,31 @@ def run_forward(
     ModelError
         When the output is not ``(image, class)``.
     """
+    state = network.state
     names = probe.observe | probe.keep | probe.derived | set(state.edits)
-    modules = named_modules(model)
+    modules = named_modules(network.model)
     places = {locate(name, modules): name for name in names}
     visitor = _Visitor(places, probe, state, observer)
     replaced = [place for place, name in places.items() if name in state.edits or name in probe.derived]
-    source = images
+    source, rules = images, ReluRules() if probe.ruled else None
     # The model gets a copy, since it may write into its input.
     with torch.enable_grad() if probe.gradients else torch.inference_mode():
         if any(gradient.wrt == "input" for gradient in probe.gradients):
             source = images.detach().requires_grad_()
-        with watch(model, visitor, places, replaced) if places else nullcontext({}) as count:
-            logits = check_logits(state.call(source.clone()), len(images))
+        # The rules come last, behind the one that watches: what they replace is what was watched.
+        with (
+            rules or nullcontext(),
+            watch(network.model, visitor, places, replaced) if places else nullcontext({}) as count,
+        ):
+            logits = network(source.clone())
     _check_calls(places, visitor.shown, count)
+    if rules is not None and not rules.calls:
+        raise StageError(
+            "guided backprop and deconvnet: no call of a ReLU was caught, so that they would be the plain gradient; "
+            "leave them out for this network"
+        )
     graph = logits if probe.gradients else None
-    return Pass(block, images, labels, logits.detach(), visitor.kept, graph, probe.asked, source)
+    return Pass(block, images, labels, logits.detach(), visitor.kept, graph, probe.asked, source, network, rules)
 
 
 def _check_calls(places: Mapping[Place, str], shown: set[str], count: Mapping[tuple[str, str], int]) -> None:

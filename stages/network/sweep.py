@@ -14,7 +14,7 @@ from ..contract import Ask, Leaf, Partial, Result, Subject, Task, Variant
 from ..errors import AuditError, ModelError, StageError
 from ..specs import SizedArray
 from .batch import Batch
-from .forward import Block, Pass, Probe, names_of, run_forward, to_device
+from .forward import Block, Network, Pass, Probe, names_of, run_forward, to_device
 from .layers import refuse
 from .variants import altered
 
@@ -300,7 +300,7 @@ class _Sweep:
         try:
             with altered(self.model, self.variant) as state:
                 fed = state.disturb(images, ids)
-                return run_forward(self.model, state, block, fed, labels, probe, watching)
+                return run_forward(Network(self.model, state), block, fed, labels, probe, watching)
         except torch.OutOfMemoryError:
             raise
         except AuditError as error:

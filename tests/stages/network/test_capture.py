@@ -180,7 +180,7 @@ def test_what_was_not_asked_is_refused():
             batch.gradient(1, INPUT)
         with pytest.raises(StageError, match="was not shown 'conv1'"):
             batch.observed("", "conv1")
-        with pytest.raises(StageError, match="expected 'predicted', 'label' or 0 to 4, got 5"):
+        with pytest.raises(StageError, match="expected a class from 0 to 4, got 5"):
             batch.target_class(5)
 
 

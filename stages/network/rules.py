@@ -1,0 +1,94 @@
+"""The backward pass of a ReLU under another rule, for one graph that is derived several times.
+
+No module is touched: a function mode replaces each call of a ReLU, however it is spelled, by a function whose backward
+looks up the rule in force. Each call is its own node of the graph, so that an input with a second consumer keeps the
+gradient that comes from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.overrides import TorchFunctionMode
+
+from ..contract import ReluRule
+from .functional import ReluCall, recognise
+
+
+class ReluRules(TorchFunctionMode):
+    """Catches every ReLU of the forward passes inside the context.
+
+    ``"plain"`` is the derivative of the function, to the bit. ``"guided"`` (Springenberg et al. 2015, section 3.4)
+    also stops negative gradients; ``"deconvnet"`` (Zeiler and Fergus 2014, section 2.1) stops negative gradients only.
+    Under guided, a ReLU with an upper limit is also closed where it is saturated.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rule: ReluRule = "plain"
+        #: How many calls were caught, whether or not they are part of a graph.
+        self.calls = 0
+
+    @contextmanager
+    def under(self, rule: ReluRule) -> Iterator[None]:
+        """Derive under a rule."""
+        before, self.rule = self.rule, rule
+        try:
+            yield
+        finally:
+            self.rule = before
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Make the call; one that is a ReLU gets the backward pass of the rules."""
+        del types
+        kwargs = kwargs or {}
+        relu = recognise(func, args, kwargs)
+        if relu is None:
+            return func(*args, **kwargs)
+        self.calls += 1
+        value = args[0] if args else kwargs["input"]
+        if not (torch.is_grad_enabled() and value.requires_grad):
+            return func(*args, **kwargs)
+        if relu.inplace and value._is_view():
+            # A function of one's own must not write into a view; what it gives is written there instead.
+            return value.copy_(_Relu.apply(value, ReluCall(relu.function, relu.upper, False), self))
+        return _Relu.apply(value, relu, self)
+
+
+class _Relu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, relu: ReluCall, rules: ReluRules) -> Tensor:
+        # The derivative of clamp is 1 on the limits, that of the others is 0 there.
+        inside = (value >= 0) & (value <= _upper(relu)) if relu.function == "clamp" else None
+        output = value if relu.inplace else value.clone()
+        output = output.relu_() if relu.upper is None else output.clamp_(0.0, relu.upper)
+        if relu.inplace:
+            ctx.mark_dirty(value)
+        ctx.save_for_backward(output, inside)
+        ctx.relu, ctx.rules = relu, rules
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = gradients
+        output, inside = ctx.saved_tensors
+        rule = ctx.rules.rule
+        if rule != "plain":
+            gradient = gradient.relu()
+        if rule == "deconvnet":
+            return gradient, None, None
+        if rule == "plain" and inside is not None:
+            return torch.where(inside, gradient, torch.zeros_like(gradient)), None, None
+        if ctx.relu.upper is None:
+            return torch.ops.aten.threshold_backward(gradient, output, 0), None, None
+        return torch.ops.aten.hardtanh_backward(gradient, output, 0.0, ctx.relu.upper), None, None
+
+
+def _upper(relu: ReluCall) -> float:
+    return torch.inf if relu.upper is None else relu.upper
