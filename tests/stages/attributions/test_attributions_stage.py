@@ -2,11 +2,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+import torch
 
 from convaudit.stages.attributions.grad_cam import GradCam
-from convaudit.stages.attributions.method import resolve_target
 from convaudit.stages.attributions.saliency import Saliency
 from convaudit.stages.attributions.stage import Attributions
+from convaudit.stages.attributions.targets import resolve_targets
 from convaudit.stages.errors import ConfigError
 from convaudit.stages.network.sweep import run_tasks
 
@@ -36,11 +37,9 @@ def test_rows_target_and_bad_images():
     subject, images = tiny_subject(model), tiny_images(model)
     (leaf,) = Attributions({"saliency": Saliency()}).leaves()
     rows, summary = _run(model, leaf, subject, images, bad=(3,))
-    import torch
-
     want = model(torch.from_numpy(images)).argmax(1).numpy()
     want[3] = -1
-    np.testing.assert_array_equal(rows["target"], want)
+    np.testing.assert_array_equal(rows["target"][:, 0], want)
     assert np.isnan(rows["heatmap"][3]).all()
     assert np.isfinite(np.delete(rows["heatmap"], 3, 0)).all()
     assert summary.findings == ()
@@ -71,18 +70,87 @@ def test_maps_that_are_not_finite_are_errors():
 
 def test_targets():
     subject = tiny_subject(conv_net())
-    assert resolve_target("predicted", subject) == "predicted"
-    assert resolve_target("dog", subject) == 3
-    assert resolve_target(4, subject) == 4
-    with pytest.raises(ConfigError, match="1 of 6 images have no label"):
-        resolve_target("label", subject)
-    assert resolve_target("label", replace(subject, label=np.zeros(6, int))) == "label"
-    with pytest.raises(ConfigError, match="0 to 4"):
-        resolve_target(5, subject)
-    with pytest.raises(ConfigError, match="did you mean 'dog'"):
-        resolve_target("dogg", subject)
-    with pytest.raises(ConfigError, match="no label"):
-        Saliency(target="label").asks(subject)
+    labelled = replace(subject, label=np.zeros(6, int))
+    assert resolve_targets("predicted", subject) == ("predicted",)
+    assert resolve_targets("dog", subject) == (3,)
+    assert resolve_targets(4, subject) == (4,)
+    assert resolve_targets("top:3", subject) == ("predicted", "rank:1", "rank:2")
+    assert resolve_targets("all", subject) == (0, 1, 2, 3, 4)
+    assert resolve_targets("label", labelled) == ("label",)
+    assert resolve_targets("contrast", labelled) == ("contrast",)
+
+
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        ("label", "1 of 6 images have no label"),
+        ("contrast", "1 of 6 images have no label"),
+        (5, "0 to 4"),
+        ("dogg", "did you mean 'dog'"),
+        ("top:6", "top:1 to top:5"),
+        ("top:0", "top:1 to top:5"),
+        ("top:x", "top:1 to top:5"),
+    ],
+)
+def test_targets_that_there_are_not(target, why):
+    subject = tiny_subject(conv_net())
+    with pytest.raises(ConfigError, match=why):
+        resolve_targets(target, subject)
+    with pytest.raises(ConfigError, match=why):
+        Saliency(target=target).asks(subject)
+
+
+def test_all_of_too_many_classes():
+    subject = replace(tiny_subject(conv_net()), class_names=tuple(f"class {i}" for i in range(101)))
+    with pytest.raises(ConfigError, match="at most 100 classes, got 101"):
+        resolve_targets("all", subject)
+
+
+def test_several_targets_each_equal_to_one_alone():
+    model = conv_net()
+    subject, images = tiny_subject(model), tiny_images(model)
+    (together,) = Attributions({"saliency": Saliency(target="all")}).leaves()
+    rows, _ = _run(model, together, subject, images, bad=(3,))
+    assert rows["heatmap"].shape == (6, 5, 12, 9)
+    for target in range(5):
+        (alone,) = Attributions({"saliency": Saliency(target=target)}).leaves()
+        single, _ = _run(model, alone, subject, images, bad=(3,))
+        np.testing.assert_array_equal(rows["heatmap"][:, target], single["heatmap"][:, 0])
+        np.testing.assert_array_equal(rows["target"][:, target], single["target"][:, 0])
+
+
+def test_only_images_that_are_wrong():
+    model = conv_net()
+    images = tiny_images(model)
+    predicted = model(torch.from_numpy(images)).argmax(1).numpy()
+    label = np.where(np.arange(6) % 2, predicted, (predicted + 1) % 5)
+    subject = replace(tiny_subject(model), label=label)
+    (every,), (some,) = (
+        Attributions({"saliency": Saliency(target="label", images=which)}).leaves() for which in ("all", "wrong")
+    )
+    (whole, _), (part, summary) = _run(model, every, subject, images), _run(model, some, subject, images)
+    wrong = np.arange(6) % 2 == 0
+    np.testing.assert_array_equal(part["heatmap"][wrong], whole["heatmap"][wrong])
+    assert np.isnan(part["heatmap"][~wrong]).all()
+    assert (part["target"][~wrong] == -1).all()
+    assert summary.findings == ()
+
+
+def test_contrast_is_predicted_minus_label():
+    model = conv_net().double()
+    images = tiny_images(model)
+    predicted = model(torch.from_numpy(images).double()).argmax(1).numpy()
+    label = (predicted + np.array([0, 1, 2, 0, 3, 4])) % 5
+    subject = replace(tiny_subject(model), label=label)
+    maps = {}
+    for target in ("contrast", "predicted", "label"):
+        (leaf,) = Attributions({"saliency": Saliency(target=target, reduction="sum")}).leaves()
+        rows, _ = _run(model, leaf, subject, images)
+        maps[target] = rows["heatmap"][:, 0].astype(float) * rows["scale"][:, 0, None, None]
+    right = label == predicted
+    assert np.isnan(maps["contrast"][right]).all()
+    difference = (maps["predicted"] - maps["label"])[~right]
+    np.testing.assert_allclose(maps["contrast"][~right], difference, atol=2e-3 * np.abs(difference).max())
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ import torch
 from captum.attr import Saliency as CaptumSaliency
 from torch import nn
 
-from convaudit.stages.attributions.saliency import Saliency, saliency, scaled
+from convaudit.stages.attributions.method import scaled
+from convaudit.stages.attributions.saliency import Saliency, reduced
 from convaudit.stages.network.batch import opened
 
 from ...tiny_models import ALL, conv_net, tiny_blocks, tiny_images, tiny_subject
@@ -25,26 +26,27 @@ def _replica(gradient, reduction):
 @pytest.mark.parametrize("shape", [(3, 2, 5, 4), (2, 3, 7)])
 def test_reductions(shape, reduction):
     gradient = np.random.default_rng(0).standard_normal(shape)
-    got = saliency(torch.from_numpy(gradient), reduction).numpy()
+    got = reduced(torch.from_numpy(gradient), reduction).numpy()
     np.testing.assert_allclose(got, _replica(gradient, reduction), rtol=1e-12)
     assert Saliency(reduction=reduction).signed == bool((got < 0).any())
 
 
 def test_scaled_maps_come_back_even_when_they_are_tiny():
-    maps = np.random.default_rng(0).standard_normal((4, 5, 3)).astype(np.float32)
+    maps = np.random.default_rng(0).standard_normal((4, 2, 5, 3)).astype(np.float32)
     maps[1] *= 1e-20
-    maps[2] = 0
-    maps[3, 0, 0] = np.nan
+    maps[2, 1] = 0
+    maps[3, 0, 0, 0] = np.nan
     shape, scale = scaled(maps)
-    assert shape.dtype == np.float16
-    assert scale.dtype == np.float32
-    assert np.abs(shape[:2].astype(float)).max(axis=(1, 2)).tolist() == [1, 1]
-    back = shape.astype(np.float64) * scale[:, None, None]
-    for i in (0, 1, 2):
-        np.testing.assert_allclose(back[i], maps[i], atol=1e-3 * np.abs(maps[i]).max())
-    assert scale[2] == 0
-    assert np.isnan(scale[3])
-    assert np.isnan(shape[3]).all()
+    assert (shape.dtype, scale.dtype) == (np.float16, np.float32)
+    assert np.abs(shape[:2].astype(float)).max(axis=(2, 3)).tolist() == [[1, 1], [1, 1]]
+    back = shape.astype(np.float64) * scale[..., None, None]
+    for i in np.ndindex(4, 2):
+        if i != (3, 0):
+            np.testing.assert_allclose(back[i], maps[i], atol=1e-3 * np.abs(maps[i]).max())
+    assert scale[2, 1] == 0
+    assert np.isnan(scale[3, 0])
+    assert np.isnan(shape[3, 0]).all()
+    assert np.isfinite(shape[3, 1]).all()
 
 
 def _attributed(model, method, n=4):
@@ -52,7 +54,8 @@ def _attributed(model, method, n=4):
     (block,) = tiny_blocks(tiny_images(model, n), batch=n)
     with opened(model, block, subject, method.asks(subject)) as batch:
         rows = method.attribute(batch, subject)
-    return rows["heatmap"].astype(np.float64) * rows["scale"].reshape(-1, *[1] * (rows["heatmap"].ndim - 1))
+    heatmap, scale = rows["heatmap"][:, 0].astype(np.float64), rows["scale"][:, 0]
+    return heatmap * scale.reshape(-1, *[1] * (heatmap.ndim - 1))
 
 
 class Linear(nn.Module):
