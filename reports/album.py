@@ -234,7 +234,7 @@ class Album:
         name = f"heat-{number}-{position}"
         if name in self._symbols:
             return self._symbols[name]
-        heatmap = self._material.row(path, position).astype(float)
+        heatmap = self._material.row(path, position)[0].astype(float)  # the first target is the one asked for
         if not np.isfinite(heatmap).all():
             return None
         uri = rasters.data_uri("image/png", rasters.encode_heatmap(heatmap))

@@ -108,9 +108,9 @@ def make_store(n=240, signal=False, size=(24, 32), seed=0, classes=CLASSES, bad=
         images[broken] = 0
         data["thumbnails/image"] = images
         heat_shape = (n, 6, 8)
-    data["attributions/grad_cam/block2.relu/heatmap"] = blobs(rng, heat_shape, broken)
-    data["attributions/grad_cam/block1.relu/heatmap"] = blobs(rng, heat_shape, broken)
-    data["attributions/grad_cam/target"] = predicted
+    data["attributions/grad_cam/block2.relu/heatmap"] = blobs(rng, heat_shape, broken)[:, None]
+    data["attributions/grad_cam/block1.relu/heatmap"] = blobs(rng, heat_shape, broken)[:, None]
+    data["attributions/grad_cam/target"] = predicted[:, None]
     add_activations(data, rng, good)
     add_checks(data, label, predicted, good, feature, k)
     table = pd.DataFrame({"id": [f"img/{i:04}.png" for i in range(n)], "key": [f"img/{i:04}.png" for i in range(n)]})
