@@ -58,6 +58,28 @@ def test_numerics_refuse_a_shard_that_batches_do_not_fill():
         fingerprint.Numerics(batch=64, shard=100)
 
 
+@pytest.mark.parametrize(
+    ("largest", "shard", "batch"),
+    [
+        (64 * 112 * 112, 256, 16),  # ResNet-18 at 224x224
+        (64 * 224 * 224, 256, 4),  # VGG-16
+        (16 * 32 * 32, 256, 64),
+        (1 << 30, 256, 4),
+        (64 * 112 * 112, 100, 20),
+        (10, 7, 7),
+        (10, 101, 1),
+    ],
+)
+def test_a_batch_that_nobody_named_follows_from_the_largest_layer(largest, shard, batch):
+    assert fingerprint.Numerics(shard=shard).fitted(largest).batch == batch
+
+
+def test_a_batch_that_somebody_named_stays():
+    assert fingerprint.Numerics(batch=8, shard=16).fitted(1 << 30).batch == 8
+    with pytest.raises(ConfigError, match=r"numerics\.batch: expected a number for cuda, got null"):
+        fingerprint.Numerics(device="cuda")
+
+
 def test_numerics_key_names_versions_and_device():
     found = fingerprint.Numerics().key()
     assert {"torch", "numpy", "python"} <= set(found["versions"])
