@@ -196,10 +196,12 @@ class Batch:
             One row per row of `images`.
         """
         versions, rest = divmod(len(images), max(1, len(self)))
-        if rest or ask.observe:
+        if rest:
             raise StageError(
                 f"again: expected whole versions of {len(self)} images to look at, got {len(images)} images"
             )
+        if ask.observe:
+            raise StageError(f"again: nothing can be observed there, got {', '.join(ask.observe)}; keep it instead")
         rows = np.tile(np.arange(len(self._pass.block.positions))[self._rows], versions)
         return Batch(self._run(images, rows, ask, autocast), self._subject)
 
