@@ -7,10 +7,11 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 
+import numpy as np
 from hydra import compose, initialize_config_module
 
-from ..stages.contract import Leaf, Stage
-from ..stages.specs import STATUS, ArraySpec, Finding, Measurement
+from ..stages.contract import Leaf, Stage, Subject
+from ..stages.specs import STATUS, ArraySpec, Finding, LayerKind, LayerSpec, Measurement
 from . import store
 from .compose import config_groups
 from .config import check, resolve
@@ -96,6 +97,7 @@ def page() -> str:
     parts = [_HEAD, _rules(), "## Arrays\n"]
     for stage in stages.values():
         parts.extend(_leaf(leaf) for leaf in stage.leaves() if leaf.documents)
+    parts.append(_sizes(stages["attributions"]))
     parts.append(_beside())
     return "\n".join(parts)
 
@@ -152,6 +154,45 @@ def _leaf(leaf: Leaf) -> str:
     if stage == "reference":
         place = "In the work folder, under `.work/sealed/`: the training is no part of the audit."
     return f"### {leaf.name}\n\n{place}\n\n{_table(('array', 'dims', 'dtype', 'unit', 'meaning'), rows)}\n"
+
+
+def _sizes(attributions: Stage) -> str:
+    rows = []
+    for leaf in attributions.leaves():
+        for array in leaf.writes(_LARGE):
+            if (
+                array.dims[0] == "image"
+                and (size := math.prod(array.shape) * np.dtype(array.spec.dtype).itemsize) >= 1e8
+            ):
+                shape = " x ".join(f"{name} {length:,}" for name, length in zip(array.dims, array.shape, strict=True))
+                rows.append((f"`{leaf.name}/{array.path}`", shape, array.spec.dtype, f"{size / 1e9:.3g}"))
+    return f"""\
+## What attributions take
+
+50,000 images of 224x224 and 1,000 classes with ResNet-50's layers and the settings of `conf/`, before compression;
+arrays below 0.1 GB are left out. Nothing has both a class axis and the axes of the input.
+
+{_table(("array", "shape", "dtype", "GB"), rows)}
+"""
+
+
+def _large() -> Subject:
+    """Stand in for an audit of the size that the layout is planned for."""
+    layers: tuple[tuple[str, LayerKind, tuple[int, ...]], ...] = (
+        ("conv1", "conv", (64, 112, 112)), ("relu", "relu", (64, 112, 112)), ("layer4.2.conv3", "conv", (2048, 7, 7)),
+        ("layer4", "other", (2048, 7, 7)), ("avgpool", "pool", (2048, 1, 1)), ("fc.input", "input", (2048,)),
+        ("fc", "linear", (1000,)),
+    )  # fmt: skip
+    n = 50_000
+    return Subject(
+        image_id=tuple(map(str, range(n))), label=np.zeros(n, np.int64), content=("",) * n, split=("",) * n,
+        class_names=tuple(map(str, range(1000))), axes=("y", "x"), input_shape=(3, 224, 224), mean=(0.0,) * 3,
+        std=(1.0,) * 3, layers=tuple(LayerSpec(name, kind, kind, shape) for name, kind, shape in layers),
+        shard=256, batch=16, seed=0,
+    )  # fmt: skip
+
+
+_LARGE = _large()
 
 
 def _beside() -> str:
