@@ -60,6 +60,8 @@ class Method(ABC):
     ending: ClassVar[str] = "heatmap"
     #: Every array it can write; `writes` returns these, sized.
     documents: ClassVar[tuple[ArraySpec, ...]]
+    #: Small arrays of its own that `told` is shown, whole, among the facts.
+    recalls: ClassVar[tuple[str, ...]] = ()
 
     def targets(self, subject: Subject) -> tuple[Target, ...]:
         """What its heatmaps explain, in the order of their ``target`` axis."""
@@ -84,6 +86,10 @@ class Method(ABC):
     def attribute(self, batch: Batch, subject: Subject) -> Mapping[str, np.ndarray]:
         """Rows of its arrays for the images of one batch, in their order."""
 
+    def work(self, batch: Batch, subject: Subject) -> tuple[Mapping[str, np.ndarray], Facts]:
+        """Rows of its arrays, and what else the batch tells; for a method whose facts come from another pass."""
+        return self.attribute(batch, subject), self.facts(batch, subject)
+
     def facts(self, batch: Batch, subject: Subject) -> Facts:
         """What else a batch tells, after `attribute`: calls caught, a layer's geometry."""
         del batch, subject
@@ -92,7 +98,10 @@ class Method(ABC):
     def told(
         self, facts: Facts, subject: Subject
     ) -> tuple[Mapping[str, Any], tuple[Measurement, ...], tuple[Finding, ...]]:
-        """Notes, numbers and findings that follow from the folded facts."""
+        """Notes, numbers and findings that follow from the folded facts.
+
+        The leaf puts its own name before the path of a measurement, and before a name without the stage's.
+        """
         del facts, subject
         return {}, (), ()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from ..contract import Ask, Leaf, Partial, Result, Stage, Stored, Subject, Task, settings
 from ..errors import ConfigError
-from ..specs import ArraySpec, Finding, SizedArray, Summary
+from ..specs import ArraySpec, Finding, Measurement, SizedArray, Summary
 from .method import Method
 
 if TYPE_CHECKING:
@@ -87,12 +87,14 @@ class AttributionLeaf(Leaf):
         part = batch if len(chosen) == len(batch) else batch.only(chosen)
         if not len(chosen):
             return Result(self._blank(len(batch), subject), {})
-        heatmaps = self.method.attribute(part, subject)
+        heatmaps, facts = self.method.work(part, subject)
         classes = [part.target_class(target) for target in self.method.targets(subject)]
         target = np.stack(classes, axis=1).astype(np.int32)
         finite = np.isfinite(part.logits.float().cpu().numpy()).all(axis=1)
         expected = (target >= 0) | (np.asarray(part.valid, bool) & ~finite)[:, None]
-        partial = _oddities(heatmaps, np.asarray(part.positions, np.int64), expected) | self._facts(part, subject)
+        partial = _oddities(heatmaps, np.asarray(part.positions, np.int64), expected) | {
+            f"fact:{key}": np.asarray(value) for key, value in facts.items()
+        }
         rows = {**heatmaps, "target": target}
         if len(chosen) < len(batch):
             whole = self._blank(len(batch), subject)
@@ -113,9 +115,6 @@ class AttributionLeaf(Leaf):
             for array in self.writes(subject)
         }
 
-    def _facts(self, batch: Batch, subject: Subject) -> dict[str, np.ndarray]:
-        return {f"fact:{key}": np.asarray(value) for key, value in self.method.facts(batch, subject).items()}
-
     def combine(self, first: Partial, second: Partial) -> Partial:
         """Chain lists of images; add up facts that are sums, and keep the first of any other."""
         both: dict[str, np.ndarray] = {**second, **first}
@@ -128,7 +127,6 @@ class AttributionLeaf(Leaf):
 
     def finish(self, partials: Sequence[Partial], subject: Subject, stored: Stored) -> Summary:
         """Name the images whose maps say nothing, and add what the method has to tell."""
-        del stored
         total = reduce(self.combine, partials)
         findings = []
         for key in sorted(key for key in total if not key.startswith("fact:")):
@@ -136,6 +134,7 @@ class AttributionLeaf(Leaf):
             if len(total[key]):
                 findings.append(_finding(kind, f"{self.name}/{path}", np.unique(total[key])))
         facts = {key.removeprefix("fact:"): value for key, value in total.items() if key.startswith("fact:")}
+        facts |= {path: np.asarray(stored[f"{self.name}/{path}"][:]) for path in self.method.recalls}
         told, measurements, more = self.method.told(facts, subject)
         notes = {
             "signed": self.method.signed,
@@ -144,7 +143,14 @@ class AttributionLeaf(Leaf):
             "config": dict(self.config),
             **told,
         }
-        return Summary({}, measurements, (*findings, *more), notes)
+        return Summary({}, tuple(map(self._named, measurements)), (*findings, *more), notes)
+
+    def _named(self, measurement: Measurement) -> Measurement:
+        """A method does not know what it is called in the store."""
+        name, path = measurement.name, measurement.path
+        if not name.startswith("attributions/"):
+            name = f"{self.name}/{name}"
+        return replace(measurement, name=name, path=path if path.startswith(f"{self.name}/") else f"{self.name}/{path}")
 
 
 def _oddities(heatmaps: Mapping[str, np.ndarray], positions: np.ndarray, expected: np.ndarray) -> dict[str, np.ndarray]:
