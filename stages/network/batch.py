@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..contract import Ask, Identity, ReluRule, Subject, Target, Variant
 from ..errors import StageError, did_you_mean
 from ..specs import LayerSpec
 from .forward import Block, Network, Pass, Probe, run_forward, to_device
+from .twins import forget, twin
 from .variants import altered
 
 _AS_IT_IS = Identity()
@@ -134,6 +135,27 @@ class Batch:
         """Whether a variant stands between `model` and what the network answers."""
         state = self._network.state
         return state.call is not self._network.model or bool(state.edits)
+
+    @contextmanager
+    def twin(self) -> Iterator[nn.Module]:
+        """A copy of the network under its variant, and with its precision, that may be written on.
+
+        Hooks and flags have to be taken off again; where the work fails, the copy is thrown away.
+
+        Raises
+        ------
+        StageError
+            When the variant cannot be copied.
+        """
+        network = self._network
+        copy = twin(network.model, network.state)
+        precision = torch.autocast(self.images.device.type, network.autocast) if network.autocast else nullcontext()
+        try:
+            with torch.enable_grad(), precision:
+                yield copy
+        except BaseException:
+            forget(network.model)
+            raise
 
     @property
     def relu_calls(self) -> int:

@@ -31,11 +31,14 @@ class Altered:
         By layer name, what becomes of its output.
     disturb
         What becomes of the input ``(image, channel, *space)`` of the images with those ids.
+    drawn
+        Parameters and buffers that `call` uses instead of the model's own, by their name in the model.
     """
 
     call: Callable[[Tensor], Tensor]
     edits: Mapping[str, Edit] = field(default_factory=dict)
     disturb: Callable[[Tensor, Sequence[str]], Tensor] = lambda images, _ids: images
+    drawn: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @contextmanager
@@ -61,7 +64,7 @@ def altered(model: nn.Module, variant: Variant) -> Iterator[Altered]:
             yield Altered(model, {layer: _silence(layer, channels)})
         case Randomise(layers, seed):
             drawn = redrawn(model, layers, seed)
-            yield Altered(lambda images: torch.func.functional_call(model, drawn, (images,)))
+            yield Altered(lambda images: torch.func.functional_call(model, drawn, (images,)), drawn=drawn)
         case Perturb(noise, seed):
             yield Altered(model, disturb=lambda images, ids: perturbed(images, ids, noise, seed))
         case _:
