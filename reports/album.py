@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from . import figures, rasters
+from ..stages.errors import StageError
+from . import figures, heatmaps, rasters
+from .heatmaps import Source
 from .material import Material
 
-#: What showing one picture costs in markup besides its bytes: caption, alternative text, frame.
-MARKUP_BYTES = 900
+#: What showing one image, and each heatmap over it, costs in markup: caption, alternative text, frame.
+MARKUP_BYTES, HEAT_BYTES = 900, 420
 _SIGNAL_SIZE = (120, 60)
 
 
@@ -48,13 +48,28 @@ class Symbol:
 
 @dataclass(frozen=True)
 class Frame:
-    """Symbols laid over each other."""
+    """Symbols laid over each other.
+
+    Parameters
+    ----------
+    symbols
+        Their names, the lowest first.
+    width, height
+        Size in user units.
+    alt
+        What it shows, for those who do not see it.
+    caption
+        Method and layer of the heatmap; empty for the bare image.
+    target
+        Class that the heatmap explains, where that is not the prediction.
+    """
 
     symbols: tuple[str, ...]
     width: int
     height: int
     alt: str
     caption: str = ""
+    target: str = ""
 
     @property
     def wide(self) -> bool:
@@ -79,7 +94,8 @@ class Evidence:
     status
         "ok", or why the image could not be read.
     frames
-        The image, then the image under each heatmap that was asked for; empty where no picture is stored.
+        The image, then the image under each heatmap that was asked for and that it has; empty where no picture is
+        stored.
     note
         What else is worth knowing here.
     """
@@ -131,7 +147,9 @@ class Album:
         self._material = material
         self._left = dict(budgets)
         self._symbols: dict[str, Symbol] = {}
-        self._heat = _heatmap_sources(material)
+        self.heatmaps = heatmaps.sources(material)
+        #: Why stored heatmaps could not be drawn, by leaf.
+        self.undrawn: dict[str, str] = {}
 
     @property
     def symbols(self) -> tuple[Symbol, ...]:
@@ -174,16 +192,32 @@ class Album:
         limit = self._material.limits.pictures if limit is None else limit
         items: list[Evidence] = []
         for position in wanted[:limit]:
-            evidence = self._evidence(section, position, heat, (notes or {}).get(position, ""))
+            evidence = self.evidence(section, position, self.heatmaps[:heat], (notes or {}).get(position, ""))
             if evidence is None:
                 return Gallery(tuple(items), len(wanted) - len(items), budget_full=True)
             items.append(evidence)
         return Gallery(tuple(items), len(wanted) - len(items), option=option)
 
-    def _evidence(self, section: str, position: int, heat: int, note: str) -> Evidence | None:
-        stacks = self._stacks(position, heat)
-        fresh = {symbol.name: symbol for stack, _ in stacks for symbol in stack if symbol.name not in self._symbols}
-        if not self.spend(section, sum(symbol.size for symbol in fresh.values()) + MARKUP_BYTES):
+    def evidence(self, section: str, position: int, sources: Sequence[Source], note: str = "") -> Evidence | None:
+        """Gather one image and its heatmaps; None, and nothing taken, where the section's budget does not allow it.
+
+        Parameters
+        ----------
+        section
+            Whose budget pays.
+        position
+            The image.
+        sources
+            Heatmaps to show.
+        note
+            What to write under it.
+        """
+        stacks = self._stacks(position, sources)
+        fresh = {
+            symbol.name: symbol for stack in stacks for symbol in stack.symbols if symbol.name not in self._symbols
+        }
+        cost = sum(symbol.size for symbol in fresh.values()) + MARKUP_BYTES + HEAT_BYTES * len(stacks)
+        if not self.spend(section, cost):
             return None
         self._symbols.update(fresh)
         material = self._material
@@ -199,22 +233,18 @@ class Album:
             confidence=None if material.confidence is None or prediction < 0 else float(material.confidence[position]),
             right=prediction == label if prediction >= 0 and label >= 0 else None,
             status=status,
-            frames=tuple(_frame(stack, alt, caption) for stack, caption in stacks),
+            frames=tuple(_frame(stack, alt) for stack in stacks),
             note=note,
         )
 
-    def _stacks(self, position: int, heat: int) -> list[tuple[tuple[Symbol, ...], str]]:
+    def _stacks(self, position: int, sources: Sequence[Source]) -> list[_Stack]:
         if self._material.status_word(position) != "ok":
             return []
         picture = self._picture(position)
         if picture is None:
             return []
-        stacks: list[tuple[tuple[Symbol, ...], str]] = [((picture,), "")]
-        for number, (path, caption) in enumerate(self._heat[:heat]):
-            overlay = self._overlay(number, path, position, picture)
-            if overlay is not None:
-                stacks.append(((picture, overlay), caption))
-        return stacks
+        heats = [self._heat(source, position, picture) for source in sources]
+        return [_Stack((picture,)), *(heat for heat in heats if heat is not None)]
 
     def _picture(self, position: int) -> Symbol | None:
         name = f"image-{position}"
@@ -230,15 +260,33 @@ class Album:
             return Symbol(name, *_SIGNAL_SIZE, paths=figures.traces(signal, *_SIGNAL_SIZE))
         return None
 
-    def _overlay(self, number: int, path: str, position: int, picture: Symbol) -> Symbol | None:
-        name = f"heat-{number}-{position}"
-        if name in self._symbols:
-            return self._symbols[name]
-        heatmap = self._material.row(path, position)[0].astype(float)  # the first target is the one asked for
-        if not np.isfinite(heatmap).all():
+    def _heat(self, source: Source, position: int, picture: Symbol) -> _Stack | None:
+        try:
+            found = heatmaps.heatmap(self._material, source, position)
+        except StageError as error:  # one method that cannot be drawn must not cost the reader the report
+            self.undrawn.setdefault(source.leaf, str(error))
             return None
-        uri = rasters.data_uri("image/png", rasters.encode_heatmap(heatmap))
-        return Symbol(name, picture.width, picture.height, href=uri, smooth=True)
+        if found is None:
+            return None
+        name = f"heat-{self.heatmaps.index(source)}-{position}"
+        overlay = self._symbols.get(name)
+        if overlay is None:
+            floor = float(found.values.min()) if source.kind == "masks" else 0.0
+            payload = rasters.encode_heatmap(found.values, signed=source.signed, floor=floor)
+            uri = rasters.data_uri("image/webp", payload)
+            overlay = Symbol(name, picture.width, picture.height, href=uri, smooth=True)
+        # Lines stay readable over colours, pictures do not.
+        symbols = (overlay, picture) if picture.paths else (picture, overlay)
+        predicted = -1 if self._material.predicted is None else int(self._material.predicted[position])
+        target = "" if found.target == predicted else self._material.class_name(found.target)
+        return _Stack(symbols, source.caption, target)
+
+
+@dataclass(frozen=True)
+class _Stack:
+    symbols: tuple[Symbol, ...]
+    caption: str = ""
+    target: str = ""
 
 
 def picture_kind(material: Material) -> str:
@@ -247,24 +295,14 @@ def picture_kind(material: Material) -> str:
     return next((kind for kind in ("image", "signal") if f"thumbnails/{kind}" in arrays), "")
 
 
-def _heatmap_sources(material: Material) -> list[tuple[str, str]]:
-    """Array and caption of every stored heatmap: Grad-CAM first, deepest layer first, then the other methods."""
-    leaves = sorted(material.leaves("attributions"), key=lambda leaf: (leaf != "attributions/grad_cam", leaf))
-    sources: list[tuple[str, str]] = []
-    for leaf in leaves:
-        method = leaf.partition("/")[2].replace("_", " ").replace("grad cam", "Grad-CAM")
-        if material.has(leaf) and f"{leaf}/heatmap" in material.store.arrays(leaf):
-            sources.append((f"{leaf}/heatmap", method))
-        layers = reversed(material.layers_of(leaf, "heatmap"))
-        sources += [(f"{leaf}/{layer}/heatmap", f"{method}, {layer}") for layer in layers]
-    return sources
-
-
 def _describe(name: str, label: str, status: str) -> str:
     return f"image {name}" + (f", labelled {label}" if label else "") + ("" if status == "ok" else f", {status}")
 
 
-def _frame(stack: tuple[Symbol, ...], alt: str, caption: str) -> Frame:
-    first = stack[0]
-    text = f"{caption} heatmap over {alt}" if caption else alt
-    return Frame(tuple(symbol.name for symbol in stack), first.width, first.height, text, caption)
+def _frame(stack: _Stack, alt: str) -> Frame:
+    first = stack.symbols[0]
+    what = f"{stack.caption} heatmap over {alt}" if stack.caption else alt
+    text = f"{what}, for {stack.target}" if stack.target else what
+    return Frame(
+        tuple(symbol.name for symbol in stack.symbols), first.width, first.height, text, stack.caption, stack.target
+    )

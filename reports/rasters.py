@@ -11,8 +11,18 @@ from PIL import Image
 #: Sides up to this are stored without loss: lossy chroma smears pictures of a few pixels.
 _LOSSLESS_SIDE = 40
 
+#: Heatmaps are shown at most this wide and high: on the page they are not larger.
+HEAT_SIDE = 64
+#: Steps of strength of a heatmap; more cannot be told apart over a picture.
+HEAT_LEVELS = 20
+#: Share of a heatmap's magnitudes that its colours tell apart.
+HEAT_SHARE = 0.995
+
 # Dark violet over red to pale yellow: ordered in lightness, so it also reads without colour vision.
 _WARM = np.array([(66, 10, 104), (147, 38, 103), (221, 81, 58), (252, 165, 10), (252, 255, 164)], float)
+# Orange and blue are told apart without red-green vision too; both darken with strength.
+_FOR = np.array([(255, 190, 120), (240, 120, 30), (190, 60, 0)], float)
+_AGAINST = np.array([(150, 200, 255), (40, 120, 220), (10, 50, 140)], float)
 _COOL = np.array([(8, 48, 107), (33, 113, 181), (107, 174, 214), (198, 219, 239), (235, 245, 255)], float)
 
 
@@ -38,28 +48,56 @@ def encode_image(pixels: np.ndarray) -> tuple[str, bytes]:
     return ("image/png", png) if len(png) <= len(exact) else ("image/webp", exact)
 
 
-def encode_heatmap(heatmap: np.ndarray) -> bytes:
-    """Encode a heatmap at its own resolution, to be laid over its image: the stronger, the less transparent.
+def encode_heatmap(heatmap: np.ndarray, *, signed: bool = False, floor: float = 0.0) -> bytes:
+    """Encode a heatmap to be laid over its image: the stronger, the less transparent.
 
     Parameters
     ----------
     heatmap
-        Shape ``(y, x)`` or ``(time,)``; any unit, since it is scaled to its own largest absolute value. Positive
-        values are warm, negative ones blue. All zero or not finite is fully transparent.
+        Shape ``(y, x)`` or ``(time,)``; any unit, since it is scaled by itself (`strongest`). More positions than
+        `HEAT_SIDE` along an axis are shown as means of neighbours.
+    signed
+        Whether it tells evidence for from evidence against: orange above zero and blue below, else one scale from
+        violet to yellow.
+    floor
+        Value that is fully transparent in a map that is not signed.
 
     Returns
     -------
     bytes
-        PNG with an alpha channel.
+        Lossless WebP with an alpha channel, in `HEAT_LEVELS` steps; fully transparent where it is zero throughout or
+        not finite.
     """
-    values = np.atleast_2d(np.asarray(heatmap, float))
+    values = np.atleast_2d(np.asarray(heatmap, float)) - (0.0 if signed else floor)
     values = np.where(np.isfinite(values), values, 0.0)
-    strength = np.abs(values) / (np.abs(values).max() or 1.0)
-    place = strength * (len(_WARM) - 1)
-    colours = np.where((values >= 0)[..., None], _ramp(_WARM, place), _ramp(_COOL, place))
-    alpha = 0.8 * np.sqrt(strength) * (strength > 0)
-    pixels = np.concatenate([colours, 255 * alpha[..., None]], axis=-1)
-    return _save(Image.fromarray(np.rint(pixels).astype(np.uint8), "RGBA"), "PNG", optimize=True)
+    limit = strongest(values)
+    shown = _shrunk(values / (limit or 1.0))
+    steps = np.rint(np.clip(np.abs(shown), 0, 1) * HEAT_LEVELS) / HEAT_LEVELS
+    if signed:
+        colours = np.where((shown >= 0)[..., None], _ramp(_FOR, steps), _ramp(_AGAINST, steps))
+    else:
+        steps = steps * (shown > 0)
+        colours = _ramp(_WARM, steps)
+    pixels = np.concatenate([colours, 255 * (0.9 * steps**0.7)[..., None]], axis=-1)
+    return _save(Image.fromarray(np.rint(pixels).astype(np.uint8), "RGBA"), "WEBP", lossless=True, method=4)
+
+
+def strongest(values: np.ndarray) -> float:
+    """Magnitude that a heatmap shows in its strongest colour, and with it everything above.
+
+    The smallest value that at least `HEAT_SHARE` of all magnitudes do not exceed, so that a few spikes do not hide the
+    rest; the largest magnitude where that is zero, and in small maps.
+    """
+    magnitude = np.abs(np.asarray(values, float))
+    return float(np.percentile(magnitude, 100 * HEAT_SHARE, method="higher") or magnitude.max())
+
+
+def _shrunk(values: np.ndarray) -> np.ndarray:
+    y, x = values.shape
+    if max(y, x) <= HEAT_SIDE:
+        return values
+    size = (max(1, round(x * min(1, HEAT_SIDE / x))), max(1, round(y * min(1, HEAT_SIDE / y))))
+    return np.asarray(Image.fromarray(values.astype(np.float32), "F").resize(size, Image.Resampling.BOX), float)
 
 
 def encode_matrix(matrix: np.ndarray) -> bytes:
@@ -72,8 +110,8 @@ def encode_matrix(matrix: np.ndarray) -> bytes:
     """
     values = np.asarray(matrix, float)
     known = np.isfinite(values)
-    place = np.clip(np.where(known, values, 0.0), 0, 1) ** 0.5 * (len(_COOL) - 1)
-    pixels = np.concatenate([_ramp(_COOL[::-1], place), 255.0 * known[..., None]], axis=-1)
+    strength = np.clip(np.where(known, values, 0.0), 0, 1) ** 0.5
+    pixels = np.concatenate([_ramp(_COOL[::-1], strength), 255.0 * known[..., None]], axis=-1)
     return _save(Image.fromarray(np.rint(pixels).astype(np.uint8), "RGBA"), "PNG", optimize=True)
 
 
@@ -107,7 +145,8 @@ def data_uri(kind: str, payload: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(payload).decode('ascii')}"
 
 
-def _ramp(colours: np.ndarray, place: np.ndarray) -> np.ndarray:
+def _ramp(colours: np.ndarray, strength: np.ndarray) -> np.ndarray:
+    place = strength * (len(colours) - 1)
     low = np.clip(np.floor(place).astype(int), 0, len(colours) - 2)
     part = (place - low)[..., None]
     return colours[low] * (1 - part) + colours[low + 1] * part

@@ -1,60 +1,264 @@
-"""Where the evidence for a class lies in the images."""
+"""Where the evidence for a class lies in its images, by every method, side by side."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..album import Album, Gallery
+from .. import findings, rasters
+from ..album import Album, Evidence, Frame
+from ..heatmaps import Source
 from ..material import Material
 
 TITLE = "Attributions"
 QUESTION = "Which places of an image speak for the class?"
-_EACH, _HEATMAPS = 4, 4
+#: Classes with a gallery, those of them that are not folded, and methods side by side.
+MOST_CLASSES, _UNFOLDED, _MOST_COLUMNS = 40, 3, 12
+#: Images that a finding must share a class of, to be about that class.
+_SHARED = 2
+_TARGETS = {
+    "predicted": "for the prediction",
+    "label": "for the label",
+    "contrast": "for the prediction, against the label",
+    "all": "first of all classes",
+}
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Images chosen for one reason."""
+class Column:
+    """One heatmap of every image, and what to know of it.
 
-    title: str
-    gallery: Gallery
+    Parameters
+    ----------
+    method, layer
+        What it is.
+    target
+        What it explains.
+    caveat
+        Why it may lie off the image; empty where it does not.
+    remark
+        What the stage faithfulness says of the method; empty where it did not look.
+    """
+
+    method: str
+    layer: str
+    target: str
+    caveat: str
+    remark: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One image of a class: why it was chosen, what it is, and a heatmap for each column (None where it has none)."""
+
+    reason: str
+    evidence: Evidence
+    frames: tuple[Frame | None, ...]
+
+
+@dataclass(frozen=True)
+class ClassGallery:
+    """Images of one class.
+
+    Parameters
+    ----------
+    name
+        The class.
+    n, n_right
+        How many images carry it as label, and how many of these are recognised; None where there are no labels.
+    findings
+        Titles of the findings that are about this class.
+    lines
+        Its images.
+    unfolded
+        Whether it is shown without a click.
+    """
+
+    name: str
+    n: int
+    n_right: int | None
+    findings: tuple[str, ...]
+    lines: tuple[Line, ...]
+    unfolded: bool
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A colour scale as a picture, and what its ends mean."""
+
+    picture: str
+    low: str
+    high: str
 
 
 @dataclass(frozen=True)
 class AttributionsView:
-    """Heatmaps over the same images for every stored method."""
+    """Heatmaps over the same images for every stored method.
 
-    methods: tuple[str, ...]
-    choices: tuple[Choice, ...]
-    blank: tuple[str, ...]
+    Parameters
+    ----------
+    columns
+        What is drawn.
+    scales
+        The colour scales that are used.
+    classes
+        Galleries, classes with findings first.
+    hidden
+        How many classes are not shown.
+    budget_full
+        Whether bytes, rather than the number of classes, set the limit.
+    left_out
+        Stored heatmaps beyond the most that stand side by side.
+    blank
+        Leaves of which this page has no picture, with the reason.
+    """
+
+    columns: tuple[Column, ...]
+    scales: tuple[Scale, ...]
+    classes: tuple[ClassGallery, ...]
+    hidden: int
+    budget_full: bool
+    left_out: tuple[str, ...]
+    blank: tuple[tuple[str, str], ...]
 
 
 def view(material: Material, album: Album) -> AttributionsView:
-    """Gather what the section shows: confident errors, confident hits, and images on the fence."""
-    methods = tuple(leaf for leaf in material.leaves("attributions") if material.has(leaf))
-    choices = tuple(
-        Choice(title, gallery)
-        for title, positions in _choices(material)
-        if (gallery := album.gallery("attributions", positions[:_EACH], heat=_HEATMAPS)).items
+    """Gather what the section shows: of each class the images of which the model is most and least sure."""
+    sources = album.heatmaps[:_MOST_COLUMNS]
+    order = _classes(material)
+    classes: list[ClassGallery] = []
+    for place, titles in order[:MOST_CLASSES]:
+        gallery = _gallery(material, album, sources, place, titles, unfolded=len(classes) < _UNFOLDED)
+        if gallery is None:
+            break
+        classes.append(gallery)
+    return AttributionsView(
+        columns=tuple(_column(material, source) for source in sources),
+        scales=_scales(sources) if classes else (),
+        classes=tuple(classes),
+        hidden=len(order) - len(classes),
+        budget_full=len(classes) < min(len(order), MOST_CLASSES),
+        left_out=tuple(source.caption for source in album.heatmaps[_MOST_COLUMNS:]),
+        blank=_unplaced(material, album),
     )
-    return AttributionsView(methods, choices, _unplaced(material, methods))
 
 
-def _choices(material: Material) -> list[tuple[str, np.ndarray]]:
-    if material.confidence is None or material.predicted is None:
-        return []
-    judged = material.judged
-    right = judged[material.predicted[judged] == material.labels[judged]]
-    margin = material.array("predictions/margin")
-    return [
-        ("Wrong and confident", material.wrong),
-        ("Right and confident", right[np.lexsort((right, -material.confidence[right]))]),
-        ("Undecided between two classes", judged[np.lexsort((judged, margin[judged]))]),
+def _classes(material: Material) -> list[tuple[int, tuple[str, ...]]]:
+    """Classes that have images, with the findings about them: those with findings first, then the worst recognised."""
+    group, right = _grouped(material)
+    if right is None:
+        share = {int(place): 0.0 for place in np.unique(group[group >= 0])}
+    else:
+        share = {int(place): float(right[group == place].mean()) for place in np.unique(group[group >= 0])}
+    about = _findings_by_class(material)
+    grave = {place: rank for rank, place in enumerate(about)}
+    order = sorted(share, key=lambda place: (grave.get(place, len(grave)), share[place], place))
+    return [(place, tuple(about.get(place, ()))) for place in order]
+
+
+def _grouped(material: Material) -> tuple[np.ndarray, np.ndarray | None]:
+    """Class of each image, -1 where it takes no part, and whether it is recognised; None where nothing has a label."""
+    if material.predicted is None or material.status is None:
+        return np.full(len(material.image_ids), -1), None
+    usable = (material.status == 0) & (material.predicted >= 0)
+    if (material.labels < 0).all():
+        return np.where(usable, material.predicted, -1), None
+    return np.where(usable, material.labels, -1), material.predicted == material.labels
+
+
+def _findings_by_class(material: Material) -> dict[int, list[str]]:
+    """Titles of the graver findings all of whose images share a label or a prediction; the gravest class first."""
+    about: dict[int, list[str]] = {}
+    for _, finding in findings.gather(material):
+        images = list(finding.images)
+        if finding.severity == "info" or len(images) < _SHARED:
+            continue
+        for classes in (material.labels, material.predicted):
+            common = [] if classes is None else np.unique(classes[images])
+            if len(common) == 1 and common[0] >= 0:
+                about.setdefault(int(common[0]), []).append(finding.title)
+                break
+    return about
+
+
+def _gallery(
+    material: Material,
+    album: Album,
+    sources: Sequence[Source],
+    place: int,
+    titles: tuple[str, ...],
+    *,
+    unfolded: bool,
+) -> ClassGallery | None:
+    """One class; None where the budget ends before its first image."""
+    group, right = _grouped(material)
+    lines = []
+    for reason, position in _chosen(material, group, right, place)[: material.limits.pictures]:
+        evidence = album.evidence("attributions", position, sources)
+        if evidence is None:
+            break
+        by_caption = {frame.caption: frame for frame in evidence.frames}
+        lines.append(Line(reason, evidence, tuple(by_caption.get(source.caption) for source in sources)))
+    if not lines:
+        return None
+    inside = group == place
+    n_right = None if right is None else int(right[inside].sum())
+    return ClassGallery(material.class_name(place), int(inside.sum()), n_right, titles, tuple(lines), unfolded)
+
+
+def _chosen(material: Material, group: np.ndarray, right: np.ndarray | None, place: int) -> list[tuple[str, int]]:
+    """Images of a class of which the model is most and least sure, recognised ones first; none of them twice."""
+    confidence = material.array("predictions/confidence")
+    kinds = [("", group == place)]
+    if right is not None:
+        kinds = [("right, ", (group == place) & right), ("wrong, ", (group == place) & ~right)]
+    chosen: dict[int, str] = {}
+    for word, inside in kinds:
+        positions = np.flatnonzero(inside)
+        if len(positions):
+            chosen.setdefault(int(positions[confidence[positions].argmax()]), f"{word}most confident")
+            chosen.setdefault(int(positions[confidence[positions].argmin()]), f"{word}least confident")
+    return [(reason, position) for position, reason in chosen.items()]
+
+
+def _column(material: Material, source: Source) -> Column:
+    target = _TARGETS.get(source.target, f"for {source.target}")
+    if source.target.isdigit():
+        target = f"for {material.class_name(int(source.target))}"
+    if source.target.startswith("top:"):
+        target = _TARGETS["predicted"]
+    if source.n_target > 1:
+        target += f", first of {source.n_target}"
+    return Column(source.method, source.layer, target, source.caveat, faithfulness_remark(material, source))
+
+
+def faithfulness_remark(material: Material, source: Source) -> str:
+    """What the stage faithfulness says of a method, in one line; empty where it did not look."""
+    del material, source
+    return ""
+
+
+def _scales(sources: Sequence[Source]) -> tuple[Scale, ...]:
+    """The scales in use, drawn by the function that draws the heatmaps."""
+    ramp = np.linspace(0, 1, 2 * rasters.HEAT_LEVELS + 1)
+    scales = []
+    if any(not source.signed for source in sources):
+        picture = rasters.data_uri("image/webp", rasters.encode_heatmap(ramp))
+        scales.append(Scale(picture, "nothing", "strongest"))
+    if any(source.signed for source in sources):
+        picture = rasters.data_uri("image/webp", rasters.encode_heatmap(2 * ramp - 1, signed=True))
+        scales.append(Scale(picture, "strongest against the class", "strongest for it"))
+    return tuple(scales)
+
+
+def _unplaced(material: Material, album: Album) -> tuple[tuple[str, str], ...]:
+    """Methods whose heatmaps this page has no picture of, and why."""
+    drawn = {source.leaf for source in album.heatmaps}
+    blank = [
+        (leaf, "it noted no way to draw them")
+        for leaf in material.leaves("attributions")
+        if material.has(leaf) and leaf not in drawn
     ]
-
-
-def _unplaced(material: Material, methods: tuple[str, ...]) -> tuple[str, ...]:
-    """Methods whose heatmaps this page has no picture of."""
-    return tuple(leaf for leaf in methods if not any(path.endswith("heatmap") for path in material.store.arrays(leaf)))
+    return (*blank, *album.undrawn.items())

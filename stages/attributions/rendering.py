@@ -104,10 +104,13 @@ def upsampled(
     Raises
     ------
     StageError
-        When a stride is not above zero.
+        When a stride is not above zero, or the axes do not agree in number.
     """
-    if min(stride) <= 0:
-        raise StageError(f"rendering: expected strides above 0, got {tuple(stride)}")
+    if min(stride) <= 0 or not len(stride) == len(centre) == len(space) == np.ndim(heatmap) - 1:
+        raise StageError(
+            f"rendering: expected a stride above 0 and a centre for each of the axes {tuple(space)}, "
+            f"got strides {tuple(stride)}, centres {tuple(centre)} and a map of shape {np.shape(heatmap)}"
+        )
     found = np.asarray(heatmap, np.float64)
     for axis, (length, step, start) in enumerate(zip(space, stride, centre, strict=True), start=1):
         weight = _linear(int(length), found.shape[axis], float(step), float(start))

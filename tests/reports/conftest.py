@@ -115,7 +115,13 @@ def make_store(n=240, signal=False, size=(24, 32), seed=0, classes=CLASSES, bad=
     add_checks(data, label, predicted, good, feature, k)
     table = pd.DataFrame({"id": [f"img/{i:04}.png" for i in range(n)], "key": [f"img/{i:04}.png" for i in range(n)]})
     table["label"], table["split"], table["content"] = label, "test", "0" * 64
-    return DictStore(data, summaries(label, predicted, good, bad, n), failures(), table, described(classes, n, signal))
+    return DictStore(
+        data,
+        summaries(label, predicted, good, bad, n, 1 if signal else 2),
+        failures(),
+        table,
+        described(classes, n, signal),
+    )
 
 
 def blobs(rng, shape, broken):
@@ -179,7 +185,8 @@ def add_checks(data, label, predicted, good, feature, k):
     }
 
 
-def summaries(label, predicted, good, bad, n):
+def summaries(label, predicted, good, bad, n, n_axis):
+    geometry = {"stride": [4.0] * n_axis, "centre": [1.5] * n_axis}
     wrong = good[label[good] != predicted[good]]
     accuracy = 1 - len(wrong) / len(good)
     half = 1.96 * math.sqrt(accuracy * (1 - accuracy) / len(good))
@@ -218,7 +225,11 @@ def summaries(label, predicted, good, bad, n):
         "predictions": Summary({}, (measured,), (confident, unread), {"bad": reasons}),
         "features": plain,
         "activations": plain,
-        "attributions/grad_cam": Summary(notes={"target": "the predicted class"}),
+        "attributions/grad_cam": Summary(notes={
+            "signed": False,
+            "config": {"target": "predicted"},
+            "rendering": {"kind": "layer", "geometry": {"block2.relu": geometry}},
+        }),
         "thumbnails": plain,
         "embeddings/pca": Summary(notes={"sampled": "fitted on 10,000 of 60,000 images"}),
         "neighbors": Summary({}, (speed,)),

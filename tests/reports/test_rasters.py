@@ -34,13 +34,61 @@ def test_large_images_are_small_and_alike():
     assert np.abs(np.moveaxis(decode(payload)[..., :3], -1, 0).astype(int) - pixels).mean() < 6
 
 
-def test_heatmap_is_see_through_where_it_is_weak():
+@pytest.mark.parametrize("signed", [True, False])
+def test_heatmap_is_see_through_where_it_is_weak(signed):
     heat = np.array([[0.0, 0.25, 1.0], [0.0, 0.0, -1.0]])
-    alpha, colour = decode(rasters.encode_heatmap(heat))[..., 3].astype(int), decode(rasters.encode_heatmap(heat))
+    colour = decode(rasters.encode_heatmap(heat, signed=signed))
+    alpha = colour[..., 3].astype(int)
     assert alpha[0, 0] == 0
     assert 0 < alpha[0, 1] < alpha[0, 2]
-    assert alpha[1, 2] == alpha[0, 2]
-    assert tuple(colour[0, 2, :3]) != tuple(colour[1, 2, :3])
+    assert alpha[1, 2] == (alpha[0, 2] if signed else 0)
+    if signed:
+        assert colour[0, 2, 0] > colour[0, 2, 2]
+        assert colour[1, 2, 0] < colour[1, 2, 2]
+
+
+def test_a_scale_that_starts_elsewhere_is_see_through_there():
+    colour = decode(rasters.encode_heatmap(np.array([[5.0, 6.0, 7.0]]), floor=5.0))
+    assert colour[0, 0, 3] == 0 < colour[0, 1, 3] < colour[0, 2, 3]
+
+
+def test_a_few_spikes_do_not_hide_the_rest():
+    heat = np.full((40, 40), 0.5)
+    heat[0, :4] = 1e6
+    assert rasters.strongest(heat) == 0.5
+    heat[0, :9] = 1e6
+    assert rasters.strongest(heat) == 1e6
+    assert rasters.strongest(np.array([0.1, 0.2, -0.7])) == 0.7
+
+
+def test_strongest_is_the_largest_where_almost_all_is_zero():
+    heat = np.zeros((50, 50))
+    heat[3, 4] = 2.5
+    assert rasters.strongest(heat) == 2.5
+
+
+def test_strengths_are_told_apart_in_steps():
+    shown = decode(rasters.encode_heatmap(np.linspace(0, 1, 64)))
+    assert len({tuple(pixel) for pixel in shown[0]}) == rasters.HEAT_LEVELS + 1
+    assert (np.diff(shown[0, :, 3].astype(int)) >= 0).all()
+
+
+def test_a_large_map_is_shown_as_means():
+    heat = np.zeros((256, 128))
+    heat[64:68, 32:36] = [[0, 8, 0, 8]] * 4
+    shown = decode(rasters.encode_heatmap(heat))
+    assert shown.shape == (64, 64, 4)
+    assert shown[16, 16, 3] == shown[..., 3].max()
+    assert (shown[..., 3] > 0).sum() == 2  # four pixels up and down, but two across, are one
+
+
+def test_colours_are_ordered_in_lightness():
+    """So that they read in grey, and without colour vision."""
+    light = np.array([0.2126, 0.7152, 0.0722])
+    rising = decode(rasters.encode_heatmap(np.linspace(0.05, 1, 20)))[0, :, :3] @ light
+    assert (np.diff(rising) > -1).all()
+    falling = decode(rasters.encode_heatmap(np.linspace(0.05, 1, 20), signed=True))[0, :, :3] @ light
+    assert (np.diff(falling) < 1).all()
 
 
 @pytest.mark.parametrize("factor", [1e-8, 1.0, 1e12])

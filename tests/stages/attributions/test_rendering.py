@@ -148,7 +148,8 @@ def test_an_unknown_alignment_is_told_with_its_reason():
         ({"target": np.zeros(1)}, {"rendering": {"kind": "pixels"}}, "expected an array called heatmap"),
         ({"heatmap": np.ones((1, 3))}, {"rendering": {"kind": "pixels"}}, "expected its scale in scale"),
         ({"heatmap": np.ones((1, 4)), "scale": np.ones(1)}, {"rendering": {"kind": "pixels"}}, "input's shape"),
-        ({"layer4/heatmap": np.ones((1, 2))}, layer_notes([0.0], [0.0]), "strides above 0"),
+        ({"layer4/heatmap": np.ones((1, 2))}, layer_notes([0.0], [0.0]), "a stride above 0"),
+        ({"layer4/heatmap": np.ones((1, 2))}, layer_notes([4.0, 4.0], [0.0, 0.0]), "map of shape"),
     ],
 )
 def test_what_cannot_be_rendered_is_refused(row, notes, told):

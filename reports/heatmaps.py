@@ -1,0 +1,138 @@
+"""Stored attributions as heatmaps over the input: which there are, and what to know of each before believing it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..stages.attributions.rendering import alignment_caveat, render
+from .material import Material
+
+#: How methods are written; any other by its name in the store.
+_SPELLED = {
+    "cam": "CAM",
+    "grad_cam": "Grad-CAM",
+    "grad_cam_plus_plus": "Grad-CAM++",
+    "layer_cam": "Layer-CAM",
+    "guided_grad_cam": "Guided Grad-CAM",
+    "guided_backprop": "Guided backprop",
+    "rise": "RISE",
+    "lrp": "LRP",
+    "smooth_grad": "SmoothGrad",
+    "smooth_grad_squared": "SmoothGrad squared",
+    "var_grad": "VarGrad",
+    "input_x_gradient": "Input x gradient",
+}
+_FIRST = "attributions/grad_cam"
+_ENDING = "heatmap"
+#: Kinds whose arrays are scores of altered images; one map per leaf.
+_SCORED = ("windows", "masks")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A heatmap that is stored for every image.
+
+    Parameters
+    ----------
+    leaf, path
+        Where: the leaf, and the path inside it.
+    method
+        The method in words.
+    layer
+        The layer whose resolution it has; empty at that of the input.
+    target
+        What it explains, as configured.
+    n_target
+        How many maps each image has; the first is shown.
+    signed
+        Whether it tells evidence for from evidence against.
+    kind
+        How its numbers are read: see `render`.
+    caveat
+        Why it may lie off the image; empty where it does not.
+    """
+
+    leaf: str
+    path: str
+    method: str
+    layer: str = ""
+    target: str = "predicted"
+    n_target: int = 1
+    signed: bool = False
+    kind: str = "pixels"
+    caveat: str = ""
+
+    @property
+    def caption(self) -> str:
+        """Method and layer."""
+        return f"{self.method}, {self.layer}" if self.layer else self.method
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """One heatmap of one image.
+
+    Parameters
+    ----------
+    values
+        Shape ``(*space)`` of the input, finite.
+    target
+        Class position that it explains.
+    """
+
+    values: np.ndarray
+    target: int
+
+
+def sources(material: Material) -> tuple[Source, ...]:
+    """Every stored heatmap: Grad-CAM first, deepest layer first, then the other methods by name."""
+    leaves = sorted(material.leaves("attributions"), key=lambda leaf: (leaf != _FIRST, leaf))
+    return tuple(source for leaf in leaves if material.has(leaf) for source in _sources(material, leaf))
+
+
+def heatmap(material: Material, source: Source, position: int) -> Heatmap | None:
+    """The first heatmap of an image; None where it has none (no such target, or values that are not finite)."""
+    row = {path: material.row(f"{source.leaf}/{path}", position) for path in _needed(material, source)}
+    found = render(row, material.notes(source.leaf), material.subject["input_shape"])[source.path][0]
+    target = int(row["target"][0])
+    return Heatmap(found, target) if target >= 0 and np.isfinite(found).all() else None
+
+
+def _sources(material: Material, leaf: str) -> list[Source]:
+    notes = material.notes(leaf)
+    kind = notes.get("rendering", {}).get("kind")
+    if kind is None:
+        return []
+    key = leaf.partition("/")[2]
+    stored = {path.removeprefix(f"{leaf}/") for path in material.store.arrays(leaf)}
+    config: Mapping[str, Any] = notes.get("config", {})
+    layers = [f"{layer}/{_ENDING}" for layer in reversed(material.layers_of(leaf, _ENDING))]
+    paths = [_ENDING] if kind in _SCORED or _ENDING in stored else []
+    return [
+        Source(
+            leaf,
+            path,
+            _SPELLED.get(key, key.replace("_", " ").capitalize()),
+            path.removesuffix(_ENDING).rstrip("/"),
+            str(config.get("target", "predicted")),
+            int(material.store[f"{leaf}/target"].shape[1]),
+            bool(notes.get("signed", False)),
+            kind,
+            alignment_caveat(path, notes),
+        )
+        for path in [*paths, *layers]
+    ]
+
+
+def _needed(material: Material, source: Source) -> Sequence[str]:
+    """Arrays that one map is rendered from; reading all of a leaf with many layers would take long."""
+    stored = [path.removeprefix(f"{source.leaf}/") for path in material.store.arrays(source.leaf)]
+    if source.kind in _SCORED:
+        n_image = len(material.image_ids)
+        return [path for path in stored if material.store[f"{source.leaf}/{path}"].shape[:1] == (n_image,)]
+    scale = source.path.removesuffix(_ENDING) + "scale"
+    return [path for path in (source.path, scale, "target") if path in stored]
