@@ -68,6 +68,42 @@ def _spellings() -> dict[Callable[..., Any], _Spelling]:
 _SPELLINGS = _spellings()
 
 
+def _others() -> dict[Callable[..., Any], str]:
+    table: dict[Callable[..., Any], str] = {
+        F.silu: "silu",
+        F.gelu: "gelu",
+        F.hardswish: "hardswish",
+        F.hardsigmoid: "hardsigmoid",
+        F.mish: "mish",
+        F.softplus: "softplus",
+        F.softsign: "softsign",
+        F.logsigmoid: "logsigmoid",
+        F.tanhshrink: "tanhshrink",
+        F.hardshrink: "hardshrink",
+        F.softshrink: "softshrink",
+        F.glu: "glu",
+    }
+    table |= dict.fromkeys((F.leaky_relu, F.leaky_relu_), "leaky_relu")
+    table |= dict.fromkeys((F.prelu, torch.prelu, Tensor.prelu), "prelu")
+    table |= dict.fromkeys((F.rrelu, F.rrelu_, torch.rrelu, torch.rrelu_), "rrelu")
+    table |= dict.fromkeys((F.elu, F.elu_), "elu")
+    table |= dict.fromkeys((F.selu, F.selu_, torch.selu, torch.selu_), "selu")
+    table |= dict.fromkeys((F.celu, F.celu_, torch.celu, torch.celu_), "celu")
+    table |= dict.fromkeys((F.threshold, F.threshold_, torch.threshold, torch.threshold_), "threshold")
+    sigmoids = (F.sigmoid, torch.sigmoid, torch.sigmoid_, Tensor.sigmoid, Tensor.sigmoid_, torch.special.expit)
+    table |= dict.fromkeys(sigmoids, "sigmoid")
+    tanhs = (F.tanh, torch.tanh, torch.tanh_, Tensor.tanh, Tensor.tanh_)
+    return table | dict.fromkeys(tanhs, "tanh")
+
+
+_OTHERS = _others()
+
+
+def other_nonlinearity(func: Callable[..., Any]) -> str | None:
+    """Name of a nonlinearity, of one value at a time, that is no ReLU; None for everything else."""
+    return _OTHERS.get(func)
+
+
 def recognise(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> ReluCall | None:
     """Tell whether a call is a ReLU of an activation.
 

@@ -7,7 +7,8 @@ gradient that comes from there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 from ..contract import ReluRule
-from .functional import ReluCall, recognise
+from .functional import ReluCall, other_nonlinearity, recognise
 
 
 class ReluRules(TorchFunctionMode):
@@ -33,6 +34,9 @@ class ReluRules(TorchFunctionMode):
         self.rule: ReluRule = "plain"
         #: How many calls were caught, whether or not they are part of a graph.
         self.calls = 0
+        #: How many calls of other nonlinearities passed, which no rule speaks of, by function.
+        self.others: Counter[str] = Counter()
+        self.resting = False
 
     @contextmanager
     def under(self, rule: ReluRule) -> Iterator[None]:
@@ -43,12 +47,27 @@ class ReluRules(TorchFunctionMode):
         finally:
             self.rule = before
 
+    def unseen(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The same function, to be called during a forward pass without being taken for a part of the model."""
+
+        def call(*args: Any) -> Any:
+            before, self.resting = self.resting, True
+            try:
+                return function(*args)
+            finally:
+                self.resting = before
+
+        return call
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Make the call; one that is a ReLU gets the backward pass of the rules."""
         del types
         kwargs = kwargs or {}
-        relu = recognise(func, args, kwargs)
+        relu = None if self.resting else recognise(func, args, kwargs)
         if relu is None:
+            other = None if self.resting else other_nonlinearity(func)
+            if other is not None:
+                self.others[other] += 1
             return func(*args, **kwargs)
         self.calls += 1
         value = args[0] if args else kwargs["input"]
@@ -63,8 +82,7 @@ class ReluRules(TorchFunctionMode):
 class _Relu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, relu: ReluCall, rules: ReluRules) -> Tensor:
-        # The derivative of clamp is 1 on the limits, that of the others is 0 there.
-        inside = (value >= 0) & (value <= _upper(relu)) if relu.function == "clamp" else None
+        inside = _inside(value, relu.upper) if relu.function == "clamp" else None
         output = value if relu.inplace else value.clone()
         output = output.relu_() if relu.upper is None else output.clamp_(0.0, relu.upper)
         if relu.inplace:
@@ -90,5 +108,19 @@ class _Relu(torch.autograd.Function):
         return torch.ops.aten.hardtanh_backward(gradient, output, 0.0, ctx.relu.upper), None, None
 
 
-def _upper(relu: ReluCall) -> float:
-    return torch.inf if relu.upper is None else relu.upper
+def _inside(value: Tensor, upper: float | None) -> Tensor:
+    """Where the derivative of clamp is 1; unlike that of the others it is 0 for NaN."""
+    above = torch.ge if _CLAMP_OPEN_AT_LIMITS else torch.gt
+    inside = above(value, 0)
+    return inside if upper is None else inside & above(-value, -upper)
+
+
+def _clamp_open_at_limits() -> bool:
+    with torch.inference_mode(False), torch.enable_grad():
+        limit = torch.zeros(1, requires_grad=True)
+        (gradient,) = torch.autograd.grad(limit.clamp(min=0), limit)
+    return bool(gradient.item())
+
+
+# Releases of PyTorch differ in this, and "plain" is the derivative that the installed one gives.
+_CLAMP_OPEN_AT_LIMITS = _clamp_open_at_limits()

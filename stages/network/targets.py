@@ -16,7 +16,7 @@ def target_class(target: Target, logits: Tensor, labels: np.ndarray, valid: np.n
     Parameters
     ----------
     target
-        Anything but a unit.
+        What is derived.
     logits
         ``(image, class)``.
     labels
@@ -27,7 +27,7 @@ def target_class(target: Target, logits: Tensor, labels: np.ndarray, valid: np.n
     Returns
     -------
     ndarray
-        ``(image,)``; -1 where there is none: a bad image, logits that are not finite, no label, and for
+        ``(image,)``; -1 where there is none: a unit, a bad image, logits that are not finite, no label, and for
         ``"contrast"``, which stands for the predicted class, every image that is right.
 
     Raises
@@ -36,6 +36,8 @@ def target_class(target: Target, logits: Tensor, labels: np.ndarray, valid: np.n
         When there is no such target.
     """
     n_class = logits.shape[1]
+    if isinstance(target, Unit):
+        return np.full(len(logits), -1)
     if target == "label":
         return np.where(valid, labels, -1)
     if isinstance(target, int):
