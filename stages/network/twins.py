@@ -81,5 +81,5 @@ def _copied(model: nn.Module, drawn: Mapping[str, Tensor]) -> nn.Module:
     for module in made.modules():
         # What hooks have been shown must not be overwritten.
         if isinstance(getattr(module, "inplace", None), bool):
-            module.inplace = False  # pyright: ignore[reportAttributeAccessIssue]
+            module.inplace = False  # pyright: ignore[reportArgumentType]
     return made
