@@ -174,7 +174,7 @@ def normalised(weighted: Any, coverage: Any, used: int, keep: float, normalisati
     keep
         Chance of a cell to be kept.
     normalisation
-        ``"expected"``: divided by what `coverage` is expected to be, ``used * keep``, as in eq. 6 of the paper;
+        ``"expected"``: divided by what `coverage` is expected to be, ``used * keep``, as in section 3.1 of the paper;
         ``"coverage"``: divided by what it is, a mean score, which is less noisy. NaN where nothing was ever kept.
     """
     return weighted / (used * keep) if normalisation == "expected" else weighted / coverage
