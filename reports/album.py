@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..stages.errors import StageError
+from ..stages.faithfulness.regions import otsu_mask
 from . import figures, heatmaps, rasters
-from .heatmaps import Source
+from .heatmaps import Heatmap, Source
 from .material import Material
 
 #: What showing one image, and each heatmap over it, costs in markup: caption, alternative text, frame.
@@ -31,6 +32,8 @@ class Symbol:
         Paths of a drawn signal, one per channel.
     smooth
         Whether it is blurred when enlarged (heatmaps) or keeps its pixels (images).
+    outline
+        Path drawn over it, in cells of which there are `cells` down and across.
     """
 
     name: str
@@ -39,11 +42,13 @@ class Symbol:
     href: str = ""
     paths: tuple[str, ...] = ()
     smooth: bool = False
+    outline: str = ""
+    cells: tuple[int, int] = (1, 1)
 
     @property
     def size(self) -> int:
         """Bytes it adds to the page."""
-        return len(self.href) + sum(map(len, self.paths)) + 160
+        return len(self.href) + len(self.outline) + sum(map(len, self.paths)) + 240
 
 
 @dataclass(frozen=True)
@@ -269,12 +274,7 @@ class Album:
         if found is None:
             return None
         name = f"heat-{self.heatmaps.index(source)}-{position}"
-        overlay = self._symbols.get(name)
-        if overlay is None:
-            floor = float(found.values.min()) if source.kind == "masks" else 0.0
-            payload = rasters.encode_heatmap(found.values, signed=source.signed, floor=floor)
-            uri = rasters.data_uri("image/webp", payload)
-            overlay = Symbol(name, picture.width, picture.height, href=uri, smooth=True)
+        overlay = self._symbols.get(name) or _overlay(name, source, found, picture)
         # Lines stay readable over colours, pictures do not.
         symbols = (overlay, picture) if picture.paths else (picture, overlay)
         predicted = -1 if self._material.predicted is None else int(self._material.predicted[position])
@@ -287,6 +287,17 @@ class _Stack:
     symbols: tuple[Symbol, ...]
     caption: str = ""
     target: str = ""
+
+
+def _overlay(name: str, source: Source, found: Heatmap, picture: Symbol) -> Symbol:
+    floor = float(found.values.min()) if source.kind == "masks" else 0.0
+    uri = rasters.data_uri("image/webp", rasters.encode_heatmap(found.values, signed=source.signed, floor=floor))
+    if found.values.ndim != 2 or source.kind == "pixels":  # around single pixels an outline would hide them
+        return Symbol(name, picture.width, picture.height, href=uri, smooth=True)
+    mask = otsu_mask(rasters.shrunk(found.values - floor))
+    return Symbol(
+        name, picture.width, picture.height, href=uri, smooth=True, outline=figures.outline(mask), cells=mask.shape
+    )
 
 
 def picture_kind(material: Material) -> str:

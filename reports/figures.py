@@ -279,6 +279,27 @@ def _envelope(y: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
     return np.repeat(np.linspace(0, width, _TRACE_COLUMNS), 2), low_high.ravel()
 
 
+def outline(mask: np.ndarray) -> str:
+    """Draw the edges between the cells of a mask and those outside of it, as one path in units of cells.
+
+    Parameters
+    ----------
+    mask
+        Shape ``(y, x)``, bool; beyond the border is outside.
+    """
+    inside = np.pad(np.asarray(mask, bool), 1)
+    across = inside[1:, 1:-1] != inside[:-1, 1:-1]  # between a cell and the one above
+    upright = inside[1:-1, 1:] != inside[1:-1, :-1]  # between a cell and the one to its left
+    rows = [f"M{start} {y}h{stop - start}" for y, row in enumerate(across) for start, stop in _runs(row)]
+    columns = [f"M{x} {start}v{stop - start}" for x, column in enumerate(upright.T) for start, stop in _runs(column)]
+    return "".join(rows + columns)
+
+
+def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
+    turns = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(int), [0]])))
+    return [(int(start), int(stop)) for start, stop in turns.reshape(-1, 2)]
+
+
 def dots(points: np.ndarray) -> str:
     """Draw points as zero-length strokes, the shortest path there is for a round dot.
 

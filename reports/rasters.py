@@ -71,7 +71,7 @@ def encode_heatmap(heatmap: np.ndarray, *, signed: bool = False, floor: float = 
     values = np.atleast_2d(np.asarray(heatmap, float)) - (0.0 if signed else floor)
     values = np.where(np.isfinite(values), values, 0.0)
     limit = strongest(values)
-    shown = _shrunk(values / (limit or 1.0))
+    shown = shrunk(values / (limit or 1.0))
     steps = np.rint(np.clip(np.abs(shown), 0, 1) * HEAT_LEVELS) / HEAT_LEVELS
     if signed:
         colours = np.where((shown >= 0)[..., None], _ramp(_FOR, steps), _ramp(_AGAINST, steps))
@@ -92,7 +92,8 @@ def strongest(values: np.ndarray) -> float:
     return float(np.percentile(magnitude, 100 * HEAT_SHARE, method="higher") or magnitude.max())
 
 
-def _shrunk(values: np.ndarray) -> np.ndarray:
+def shrunk(values: np.ndarray) -> np.ndarray:
+    """Means of neighbours, so that no axis is longer than `HEAT_SIDE`; shape ``(y, x)``, float32 where it shrinks."""
     y, x = values.shape
     if max(y, x) <= HEAT_SIDE:
         return values

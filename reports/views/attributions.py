@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...stages.faithfulness.wording import one_line
 from .. import findings, rasters
 from ..album import Album, Evidence, Frame
 from ..heatmaps import Source
@@ -231,13 +232,15 @@ def _column(material: Material, source: Source) -> Column:
         target = _TARGETS["predicted"]
     if source.n_target > 1:
         target += f", first of {source.n_target}"
-    return Column(source.method, source.layer, target, source.caveat, faithfulness_remark(material, source))
+    return Column(source.method, source.layer, target, source.caveat, _remark(material, source))
 
 
-def faithfulness_remark(material: Material, source: Source) -> str:
-    """What the stage faithfulness says of a method, in one line; empty where it did not look."""
-    del material, source
-    return ""
+def _remark(material: Material, source: Source) -> str:
+    """What the stage faithfulness says of a method, in one line; empty where it was not asked."""
+    leaf = source.leaf.replace("attributions/", "faithfulness/", 1)
+    if not material.leaves("faithfulness"):
+        return ""
+    return one_line(material.notes(leaf), source.path)
 
 
 def _scales(sources: Sequence[Source]) -> tuple[Scale, ...]:

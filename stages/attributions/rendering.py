@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import Float
 
 from ..errors import StageError
+from .masks import render_masks
 
-#: Kinds whose stored numbers are scores of altered images; the module named here knows their geometry.
-_SCORED = {"windows": "windows", "masks": "masks"}
+#: Kinds whose stored numbers are scores of altered images: one map per target, called ``heatmap``.
+_SCORED = ("windows", "masks")
 _ENDING = "heatmap"
 
 
@@ -44,9 +45,11 @@ def render(
     """
     rendering = _rendering(notes)
     kind, space = rendering["kind"], tuple(map(int, input_shape[1:]))
-    if kind in _SCORED:
-        scored = importlib.import_module(f".{_SCORED[kind]}", __package__)
-        return scored.render(row, rendering, space)
+    if kind == "masks":
+        return {_ENDING: render_masks(row, rendering, tuple(input_shape))}
+    if kind == "windows":
+        windows = importlib.import_module(".windows", __package__)
+        return {_ENDING: windows.render_windows(row, rendering, tuple(input_shape))}
     paths = [path for path in row if path.endswith(_ENDING)]
     if not paths:
         raise StageError(f"rendering of kind {kind!r}: expected an array called {_ENDING}, got {sorted(row)}")

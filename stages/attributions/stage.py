@@ -12,7 +12,7 @@ import numpy as np
 from ..contract import Ask, Leaf, Partial, Result, Stage, Stored, Subject, Task, settings
 from ..errors import ConfigError
 from ..specs import ArraySpec, Finding, Measurement, SizedArray, Summary
-from .method import Method
+from .method import LayerMethod, Method, PixelMethod
 
 if TYPE_CHECKING:
     from ..network.batch import Batch
@@ -142,6 +142,7 @@ class AttributionLeaf(Leaf):
             "unit": self.method.unit,
             "config": dict(self.config),
             **told,
+            **_rendering(self.method, told),
         }
         return Summary({}, tuple(map(self._named, measurements)), (*findings, *more), notes)
 
@@ -151,6 +152,14 @@ class AttributionLeaf(Leaf):
         if not name.startswith("attributions/"):
             name = f"{self.name}/{name}"
         return replace(measurement, name=name, path=path if path.startswith(f"{self.name}/") else f"{self.name}/{path}")
+
+
+def _rendering(method: Method, told: Mapping[str, Any]) -> dict[str, Any]:
+    """How heatmaps are to be read, from what a method is where it does not say so itself."""
+    kinds = {LayerMethod: "layer", PixelMethod: "pixels"}
+    known = {"kind": kind for base, kind in kinds.items() if isinstance(method, base)}
+    rendering = known | dict(told.get("rendering", {}))
+    return {"rendering": rendering} if rendering else {}
 
 
 def _oddities(heatmaps: Mapping[str, np.ndarray], positions: np.ndarray, expected: np.ndarray) -> dict[str, np.ndarray]:
