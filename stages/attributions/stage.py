@@ -157,8 +157,8 @@ class AttributionLeaf(Leaf):
 def _rendering(method: Method, told: Mapping[str, Any]) -> dict[str, Any]:
     """How heatmaps are to be read, from what a method is where it does not say so itself."""
     kinds = {LayerMethod: "layer", PixelMethod: "pixels"}
-    known = {"kind": kind for base, kind in kinds.items() if isinstance(method, base)}
-    rendering = known | dict(told.get("rendering", {}))
+    known = [("kind", kind) for base, kind in kinds.items() if isinstance(method, base)]
+    rendering = dict(known) | dict(told.get("rendering", {}))
     return {"rendering": rendering} if rendering else {}
 
 
