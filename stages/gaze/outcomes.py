@@ -1,0 +1,165 @@
+"""What covering and pasting did, and what that says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..contract import Stored, Subject
+from ..numerics.statistics import wilson
+from ..specs import Finding
+from .grids import place_name
+
+# Images named in a finding.
+_EXAMPLES = 12
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One candidate, with every border cell tried.
+
+    Parameters
+    ----------
+    row, label
+        Its row among the candidates, and its class.
+    suspected
+        Border cell from which the heatmaps draw their evidence.
+    confirmed
+        Border cell by which the network recognises the class; -1 for none.
+    covered, pasted
+        Images of the class, and of others.
+    lost, won
+        For each border cell, how many of these lost, and became, the class.
+    images_lost, images_won
+        Positions of those that did so in the confirmed cell, else in the suspected one.
+    """
+
+    row: int
+    label: int
+    suspected: int
+    confirmed: int
+    covered: int
+    pasted: int
+    lost: tuple[int, ...]
+    won: tuple[int, ...]
+    images_lost: tuple[int, ...]
+    images_won: tuple[int, ...]
+
+
+def outcome(row: int, stored: Stored, answers: Mapping[str, np.ndarray], effect: float) -> Outcome:
+    """Count what the network answered for one candidate.
+
+    Parameters
+    ----------
+    row
+        The candidate.
+    stored
+        Where the candidates lie.
+    answers
+        ``candidate``, ``pasting``, ``position`` and ``answer`` (one per border cell) of every image tried.
+    effect
+        Share of images that has to change.
+    """
+    label = int(np.asarray(stored["gaze/shortcuts/class"][:])[row])
+    cells = np.asarray(stored["gaze/shortcuts/border_cell"][:])
+    suspected = int(np.flatnonzero((cells == np.asarray(stored["gaze/shortcuts/cell"][:])[row]).all(axis=1))[0])
+    own = (answers["candidate"] == row) & ~answers["pasting"]
+    other = (answers["candidate"] == row) & answers["pasting"]
+    # No answer at all is neither the class lost to another nor the class made.
+    loses = (answers["answer"][own] != label) & (answers["answer"][own] >= 0)
+    wins = answers["answer"][other] == label
+    lost, won = loses.sum(axis=0), wins.sum(axis=0)
+    confirmed = confirmed_cell(lost, len(loses), won, len(wins), suspected, cells, effect)
+    shown = confirmed if confirmed >= 0 else suspected
+    return Outcome(
+        row=row,
+        label=label,
+        suspected=suspected,
+        confirmed=confirmed,
+        covered=len(loses),
+        pasted=len(wins),
+        lost=tuple(map(int, lost)),
+        won=tuple(map(int, won)),
+        images_lost=tuple(answers["position"][own][loses[:, shown]].tolist()),
+        images_won=tuple(answers["position"][other][wins[:, shown]].tolist()),
+    )
+
+
+def confirmed_cell(
+    lost: np.ndarray, covered: int, won: np.ndarray, pasted: int, suspected: int, cells: np.ndarray, effect: float
+) -> int:
+    """The border cell by which a class is recognised; -1 for none.
+
+    The suspected cell comes first; else the touching cell with the larger effect, since heatmaps are as coarse as the
+    receptive fields of their layer.
+
+    Parameters
+    ----------
+    lost, won
+        Images that changed, for each border cell.
+    covered, pasted
+        Of how many.
+    suspected
+        Cell in which the heatmaps lie.
+    cells
+        Border cells along each axis, ``(cell, axis)``.
+    effect
+        Share of images that has to change.
+    """
+    if not covered or not pasted:
+        return -1
+    confidence = 1 - 0.05 / len(cells)
+    touching = np.flatnonzero(np.abs(cells - cells[suspected]).max(axis=1) <= 1)
+    weaker = np.minimum(lost / covered, won / pasted)
+    for cell in sorted(touching, key=lambda cell: (cell != suspected, -weaker[cell], cell)):
+        usual = np.median(np.delete(lost, cell)), np.median(np.delete(won, cell))
+        beyond = (
+            wilson(int(lost[cell]), covered, confidence)[0] > usual[0] / covered,
+            wilson(int(won[cell]), pasted, confidence)[0] > usual[1] / pasted,
+        )
+        if weaker[cell] >= effect and all(beyond):
+            return int(cell)
+    return -1
+
+
+def finding(found: Outcome, subject: Subject, stored: Stored, grid: Sequence[int]) -> Finding:
+    """Say what was found: an error where the network falls for it, else for information."""
+    cells = np.asarray(stored["gaze/shortcuts/border_cell"][:])
+    cell = found.confirmed if found.confirmed >= 0 else found.suspected
+    box = np.asarray(stored["gaze/shortcuts/box"][:])[cell]
+    name, place = subject.class_names[found.label], place_name(cells[cell], grid)
+    pixels = ", ".join(f"{axis} {a} to {b - 1}" for axis, (a, b) in zip(subject.axes, box, strict=True))
+    share = float(np.asarray(stored["gaze/shortcuts/share"][:])[found.row])
+    rest = float(np.asarray(stored["gaze/shortcuts/rest"][:])[found.row])
+    drawn = place_name(cells[found.suspected], grid)
+    tried = (
+        f"Covering it (pixels {pixels}) loses the class in {found.lost[cell]} of {found.covered} images, pasting it "
+        f"onto other classes turns {found.won[cell]} of {found.pasted} into {name}; in the median border cell it is "
+        f"{_usual(found.lost, cell)} and {_usual(found.won, cell)}. The heatmaps draw {share:.0%} of the class's "
+        f"evidence from the {drawn}, those of the other classes {rest:.1%}."
+    )
+    if found.confirmed < 0:
+        return Finding(
+            "gaze/shortcut-suspected",
+            "info",
+            f"Class {name} draws its evidence from the {place}, but does not hang on it",
+            f"{tried} What next: look at the heatmaps of the class; a cue that is spread wider than one cell is not "
+            "caught by this trial.",
+            found.images_lost[:_EXAMPLES],
+        )
+    return Finding(
+        "gaze/shortcut",
+        "error",
+        f"Class {name} is recognised by what lies in the {place}"
+        if "edge" in place or "corner" in place
+        else f"Class {name} is recognised by the {place} of the signal",
+        f"{tried} What next: look at what lies there (a watermark, a tag, a frame); remove it from the data or add it "
+        "to all classes, and train again. The accuracy of this class says nothing about images without it.",
+        (*found.images_lost[: _EXAMPLES // 2], *found.images_won[: _EXAMPLES // 2]),
+    )
+
+
+def _usual(counts: Sequence[int], cell: int) -> str:
+    return f"{np.median(np.delete(counts, cell)):g}"

@@ -1,0 +1,134 @@
+"""Which classes may be recognised by something at the border of the image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..contract import Leaf, Partial, Stored, Subject, Task, settings
+from ..errors import ConfigError
+from ..specs import ArraySpec, Measurement, SizedArray, Summary
+from .candidates import Limits, border_cells, suspects
+from .grids import boxes, coarser
+from .sources import Source
+
+LABEL = ArraySpec("class", ("candidate",), "int32", "class", "Class that draws its evidence from there; -1: not used.")
+CELL = ArraySpec("cell", ("candidate", "axis"), "int32", "1", "Border cell, counted along each axis.")
+SHARE = ArraySpec("share", ("candidate",), "float64", "1", "Share of the class's evidence in that cell.")
+REST = ArraySpec("rest", ("candidate",), "float64", "1", "The same, mean over the other classes.")
+DEVIATIONS = ArraySpec(
+    "deviations", ("candidate",), "float64", "standard deviations", "Their difference, by those of the other classes."
+)
+BORDER_CELL = ArraySpec("border_cell", ("cell", "axis"), "int32", "1", "Every border cell, counted along each axis.")
+BOX = ArraySpec(
+    "box", ("cell", "axis", "side"), "int32", "pixels", "First and one past the last pixel of every border cell."
+)
+
+
+@dataclass(frozen=True)
+class ShortcutsLeaf(Leaf):
+    """Classes whose mean heatmap, against all others, stands out in one border cell.
+
+    Parameters
+    ----------
+    source
+        Heatmaps that were averaged.
+    cells
+        Cells along each axis of the grid on which classes are compared.
+    most
+        Candidates at most.
+    limits
+        What counts as standing out.
+    """
+
+    source: Source
+    cells: int
+    most: int
+    limits: Limits
+
+    documents: ClassVar[tuple[ArraySpec, ...]] = (LABEL, CELL, SHARE, REST, DEVIATIONS, BORDER_CELL, BOX)
+
+    def __post_init__(self) -> None:
+        if self.cells < 2:
+            raise ConfigError(f"gaze.shortcut_cells: expected 2 or more, got {self.cells}")
+        if self.most < 1:
+            raise ConfigError(f"gaze.candidates: expected 1 or more, got {self.most}")
+
+    @property
+    def name(self) -> str:
+        """Stage and part."""
+        return "gaze/shortcuts"
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Its settings."""
+        return settings(self)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Mean heatmaps."""
+        return ("gaze/classes",)
+
+    def grid(self, subject: Subject) -> tuple[int, ...]:
+        """Cells along each axis."""
+        return tuple(min(self.cells, n) for n in self.source.grid(subject))
+
+    def writes(self, subject: Subject) -> tuple[SizedArray, ...]:
+        """A table of candidates, and the border cells."""
+        axes, n = len(subject.axes), len(border_cells(self.grid(subject)))
+        single = tuple(spec.sized((self.most,)) for spec in (LABEL, SHARE, REST, DEVIATIONS))
+        cells = (BORDER_CELL.sized((n, axes)), BOX.sized((n, axes, 2)))
+        return (*single, CELL.sized((self.most, axes)), *cells)
+
+    def tasks(self, subject: Subject, stored: Stored) -> Sequence[Task]:
+        """No tasks: `finish` does it."""
+        del subject, stored
+        return []
+
+    def finish(self, partials: Sequence[Partial], subject: Subject, stored: Stored) -> Summary:
+        """Compare the classes."""
+        del partials
+        grid, n_class = self.grid(subject), subject.n_class
+        heatmap = np.asarray(stored["gaze/classes/heatmap"][:])[:n_class]
+        n = np.asarray(stored["gaze/classes/n"][:])[:n_class]
+        found = suspects(heatmap, n, grid, self.limits)
+        table = {array.path: np.full(array.shape, array.spec.fill, array.spec.dtype) for array in self.writes(subject)}
+        for row, candidate in enumerate(found[: self.most]):
+            table["class"][row], table["cell"][row] = candidate.label, candidate.cell
+            table["share"][row], table["rest"][row] = candidate.share, candidate.rest
+            table["deviations"][row] = candidate.deviations
+        cells = border_cells(grid)
+        edges = [np.asarray(edge) for edge in stored.summary("gaze/classes").notes["edges"]]
+        places = boxes(coarser(edges, grid))
+        table["border_cell"][:] = cells
+        table["box"][:] = [places[cell] for cell in cells]
+        compared = int((n >= self.limits.images).sum())
+        return Summary(table, (_measured(len(found), compared),), (), self._notes(grid, len(found), compared))
+
+    def _notes(self, grid: tuple[int, ...], found: int, compared: int) -> dict[str, Any]:
+        limits = self.limits
+        return {
+            "status": "measured" if compared else "not applicable",
+            "grid": list(grid),
+            "candidates": found,
+            "left_out": max(0, found - self.most),
+            "compared_classes": compared,
+            "definition": f"A class of at least {limits.images} right images with at least {limits.share:g} of its "
+            f"evidence in one border cell, at least {limits.ratio:g} times and {limits.deviations:g} standard "
+            "deviations above the mean of the other classes there.",
+        }
+
+
+def _measured(found: int, compared: int) -> Measurement:
+    return Measurement(
+        "gaze/shortcut_candidates",
+        float(found) if compared else float("nan"),
+        "classes",
+        "lower",
+        compared,
+        "gaze/shortcuts/class",
+        "Classes that draw their evidence from one border cell, unlike the other classes; not yet tried.",
+    )
