@@ -14,6 +14,7 @@ from ..contract import Ask, Gradient, ReluRule, Subject, Target
 from ..errors import ConfigError
 from ..selectors import select_layers
 from ..specs import ArraySpec, Finding, LayerSpec, Measurement, SizedArray
+from .placement import place_facts, place_notes
 from .targets import resolve_targets
 
 if TYPE_CHECKING:
@@ -201,6 +202,15 @@ class LayerMethod(Method):
             f"{layer.name}/heatmap": self.layer_map(batch, subject, target, layer.name)
             for layer in self.chosen(subject)
         }
+
+    def facts(self, batch: Batch, subject: Subject) -> Facts:
+        """Where the cells of its layers lie in the image."""
+        return place_facts(batch.model, [layer.name for layer in self.chosen(subject)], tuple(subject.input_shape))
+
+    def told(self, facts: Facts, subject: Subject) -> Told:
+        """Where the cells of its layers lie, or why nobody can say."""
+        places = place_notes(facts, [layer.name for layer in self.chosen(subject)])
+        return {"rendering": {"kind": "layer", **places}}, (), ()
 
     def attribute(self, batch: Batch, subject: Subject) -> Mapping[str, np.ndarray]:
         """Store the maps as they are."""
