@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -51,6 +51,8 @@ class Batch:
         self.valid: np.ndarray = block.valid[rows]
         self.status: np.ndarray = block.status[rows]
         self.reasons: tuple[str, ...] = tuple(np.array(block.reasons, object)[rows])
+        #: Where the object lies ``(image, *space)``; None where the data have neither boxes nor masks.
+        self.regions: np.ndarray | None = None if block.regions is None else block.regions[rows]
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -130,6 +132,13 @@ class Batch:
         """The network itself, in evaluation mode; must not be written on, and is not what a variant makes of it."""
         return self._network.model
 
+    def parameter(self, name: str) -> Tensor | None:
+        """A parameter by its name in the model, as the variant has it, detached; None where the module has none."""
+        drawn = self._network.state.drawn
+        owner, _, last = name.rpartition(".")
+        found = drawn[name] if name in drawn else getattr(self.model.get_submodule(owner), last)
+        return None if found is None else found.detach()
+
     @property
     def altered(self) -> bool:
         """Whether a variant stands between `model` and what the network answers."""
@@ -148,7 +157,7 @@ class Batch:
             When the variant cannot be copied.
         """
         network = self._network
-        copy = twin(network.model, network.state)
+        copy = twin(network.model, network.state, self.images)
         precision = torch.autocast(self.images.device.type, network.autocast) if network.autocast else nullcontext()
         try:
             with torch.enable_grad(), precision:
@@ -161,6 +170,11 @@ class Batch:
     def relu_calls(self) -> int:
         """How many calls of a ReLU the rules have caught in the forward pass; 0 where no rule was asked."""
         return 0 if self._pass.rules is None else self._pass.rules.calls
+
+    @property
+    def other_calls(self) -> Mapping[str, int]:
+        """How many calls of nonlinearities that are no ReLU have passed the rules, by function; see `relu_calls`."""
+        return {} if self._pass.rules is None else self._pass.rules.others
 
     @property
     def _network(self) -> Network:
@@ -227,9 +241,58 @@ class Batch:
         rows = np.tile(np.arange(len(self._pass.block.positions))[self._rows], versions)
         return Batch(self._run(images, rows, ask, autocast), self._subject)
 
-    def _run(self, images: Tensor, rows: np.ndarray, ask: Ask, autocast: torch.dtype | None = None) -> Pass:
-        before = self._pass
-        network = self._network if autocast is None else replace(self._network, autocast=autocast)
+    def under(self, variant: Variant, ask: Ask) -> Batch:
+        """Run the network under a variant on the same images.
+
+        What a target stands for is decided by this batch: under a variant that changes the answer, a heatmap still
+        explains the class that the network gave before.
+
+        Parameters
+        ----------
+        variant
+            The condition, in place of the one of this batch.
+        ask
+            What to look at; nothing can be observed.
+
+        Raises
+        ------
+        StageError
+            When something is to be observed, or the variant names what the model does not have.
+        """
+        if ask.observe:
+            raise StageError(f"under: nothing can be observed, got {ask.observe}; ask to keep it")
+        with altered(self._network.model, variant) as state:
+            network = replace(self._network, state=state)
+            fed = state.disturb(self.images, self.ids)
+            rows = np.arange(len(self._pass.block.positions))[self._rows]
+            return Batch(self._run(fed, rows, ask, network=network), self._subject)
+
+    def once(self, key: Hashable, compute: Callable[[], Any]) -> Any:
+        """What `compute` gives for these images, worked out once for all leaves that ask under the same key.
+
+        Parameters
+        ----------
+        key
+            Who asks and every setting that the result depends on.
+        compute
+            Gives the same for the same key, images and network; what it gives must not be written on.
+        """
+        rows = tuple(np.arange(len(self._pass.block.positions))[self._rows].tolist())
+        shared = self._pass.shared
+        if (key, rows) not in shared:
+            shared[key, rows] = compute()
+        return shared[key, rows]
+
+    def _run(
+        self,
+        images: Tensor,
+        rows: np.ndarray,
+        ask: Ask,
+        autocast: torch.dtype | None = None,
+        network: Network | None = None,
+    ) -> Pass:
+        before, network = self._pass, network or self._network
+        network = network if autocast is None else replace(network, autocast=autocast)
         found = run_forward(network, before.block.take(rows), images, before.labels[rows], Probe.union([ask]), _ignore)
         found.origin = (before, rows)
         return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +39,9 @@ class Block:
         Index into `convaudit.stages.specs.STATUS`.
     reasons
         Why an image is bad; ``""`` where it is not.
+    regions
+        Where the object lies ``(image, *space)``, nowhere for an image without a box or mask; None where the data have
+        none at all.
     """
 
     positions: np.ndarray
@@ -45,15 +49,19 @@ class Block:
     valid: np.ndarray
     status: np.ndarray
     reasons: tuple[str, ...]
+    regions: np.ndarray | None = None
 
     def rows(self, rows: slice) -> Block:
         """Some of its images."""
-        return Block(self.positions[rows], self.images[rows], self.valid[rows], self.status[rows], self.reasons[rows])
+        return self._some(rows, self.reasons[rows])
 
     def take(self, rows: np.ndarray) -> Block:
         """Any of its images, also several times."""
-        reasons = tuple(self.reasons[row] for row in rows)
-        return Block(self.positions[rows], self.images[rows], self.valid[rows], self.status[rows], reasons)
+        return self._some(rows, tuple(self.reasons[row] for row in rows))
+
+    def _some(self, rows: slice | np.ndarray, reasons: tuple[str, ...]) -> Block:
+        regions = None if self.regions is None else self.regions[rows]
+        return Block(self.positions[rows], self.images[rows], self.valid[rows], self.status[rows], reasons, regions)
 
 
 @dataclass
@@ -84,6 +92,8 @@ class Pass:
         How gradients pass ReLUs; None where all asked is plain.
     origin
         The pass whose classes are meant by targets, and which of its images each image here is; None for this one.
+    shared
+        What leaves have worked out for all who see this pass.
     """
 
     block: Block
@@ -97,6 +107,7 @@ class Pass:
     network: Network | None = None
     rules: ReluRules | None = None
     origin: tuple[Pass, np.ndarray] | None = None
+    shared: dict[Any, Any] = field(default_factory=dict)
     _derived: dict[tuple[Target, ReluRule], dict[str, Tensor]] = field(default_factory=dict)
 
     def target_class(self, target: Target) -> np.ndarray:
@@ -258,9 +269,9 @@ def run_forward(
     names = probe.observe | probe.keep | probe.derived | set(state.edits)
     modules = named_modules(network.model)
     places = {locate(name, modules): name for name in names}
-    visitor = _Visitor(places, probe, state, observer)
-    replaced = [place for place, name in places.items() if name in state.edits or name in probe.derived]
     source, rules = images, ReluRules() if probe.ruled else None
+    visitor = _Visitor(places, probe, state, observer if rules is None else rules.unseen(observer))
+    replaced = [place for place, name in places.items() if name in state.edits or name in probe.derived]
     # The model gets a copy, since it may write into its input.
     with torch.enable_grad() if probe.gradients else torch.inference_mode():
         if any(gradient.wrt == "input" for gradient in probe.gradients):
