@@ -228,6 +228,8 @@ def _validated(kind: Any, value: Any, path: str) -> Any:
             raise ConfigError(f"{where}: a value is required; set {where}=...") from None
         message = _EXPECTED.get(first["type"]) or str(cause or first["msg"]).removeprefix("Value error, ")
         raise ConfigError(f"{where}: {message}, got {first['input']!r}") from None
+    except TypeError as error:  # somebody's own class that lacks a method, or is no dataclass
+        raise ConfigError(f"{path}: {kind.__module__}.{kind.__qualname__}: {one_line(error)}") from error
 
 
 #: Pydantic's commonest complaints in the words of somebody who writes overrides.

@@ -206,7 +206,7 @@ def test_every_array_is_named_and_opens_in_xarray(undisturbed):
     data = xarray.open_zarr(config.run / "store" / "predictions.zarr", consolidated=False)
     assert data["logit"].dims == ("image", "class")
     maps = xarray.open_zarr(config.run / "store" / "attributions.zarr", group="grad_cam/block3", consolidated=False)
-    assert maps["heatmap"].dims == ("image", "y", "x")
+    assert maps["heatmap"].dims == ("image", "target", "y", "x")
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

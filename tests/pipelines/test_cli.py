@@ -142,34 +142,31 @@ def test_chosen_stages_and_presets(digits, tmp_path, monkeypatch):
 
 
 OWN_METHOD = """
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from convaudit.stages.attributions.method import Method
+from convaudit.stages.attributions.method import PixelMethod
 from convaudit.stages.contract import Ask
-from convaudit.stages.specs import ArraySpec
-
-HEATMAP = ArraySpec("heatmap", ("image", "*space"), "float32", "1", "The input itself.")
 
 
 @dataclass(frozen=True)
-class Itself(Method):
+class Itself(PixelMethod):
     factor: float = 1.0
-    target: str = "predicted"
-    signed: ClassVar[bool] = True
-    conserves: ClassVar[bool] = False
-    unit: ClassVar[str] = "1"
-    documents: ClassVar[tuple[ArraySpec, ...]] = (HEATMAP,)
 
-    def writes(self, subject):
-        return (HEATMAP.sized((subject.n_image, *subject.input_shape[1:]), subject.axes),)
+    signed: ClassVar[bool] = True
+    unit: ClassVar[str] = "1"
+    meaning: ClassVar[str] = "The input itself."
 
     def asks(self, subject):
         return Ask()
 
-    def attribute(self, batch, subject):
-        return {"heatmap": self.factor * batch.images[:, 0].cpu().numpy()}
+    def heatmap(self, batch, subject, target):
+        return self.factor * batch.images[:, 0]
+
+
+@dataclass(frozen=True)
+class Unfinished(PixelMethod):
+    factor: float = 1.0
 """
 
 
@@ -193,10 +190,14 @@ def test_own_options_and_methods_come_from_a_folder_of_ones_own(digits, tmp_path
     small = [*SMALL, "cluster=inprocess", "data.limit=32", "stages=[predictions,attributions]"]
     convaudit(*own, *small, cwd=elsewhere)
     stored = RunStore(elsewhere / "run")
-    assert stored["attributions/itself/heatmap"][:].max() == pytest.approx(2.0)
+    assert stored["attributions/itself/scale"][:].max() == pytest.approx(2.0)
+    assert stored["attributions/itself/heatmap"].shape == (32, 1, 32, 32)
     monkeypatch.chdir(elsewhere)
     ended = call("--config-dir", str(conf), "model=mien")
     assert "did you mean 'mine'" in ended.err
+    monkeypatch.syspath_prepend(code)
+    ended = call(*own, "attributions.methods.itself._target_=own_attribution.Unfinished")
+    assert re.fullmatch(r"error: attributions.methods.itself: own_attribution.Unfinished: .*abstract.*\n", ended.err)
 
 
 def test_the_line_for_mlflow_is_a_command(digits, tmp_path, monkeypatch):

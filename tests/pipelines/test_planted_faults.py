@@ -331,7 +331,7 @@ def test_signals_and_images_that_are_not_square_go_all_the_way(factory, shape, a
     assert not outcome.verdict["failures"]
     assert outcome.value("predictions/accuracy") > 0.9
     store = outcome.store
-    assert store["attributions/saliency/heatmap"].shape == (120, *shape[1:])
+    assert store["attributions/saliency/heatmap"].shape == (120, 1, *shape[1:])
     asked = set(outcome.page.split('<section id="')[1:])
     named = {text.split('"')[0] for text in asked}
     assert {"predictions", "attributions", "neighbors", "embeddings", "filters", "activations", "thumbnails"} <= named
