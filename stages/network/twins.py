@@ -28,7 +28,7 @@ class _Copies:
 _COPIES: WeakKeyDictionary[nn.Module, _Copies] = WeakKeyDictionary()
 
 
-def twin(model: nn.Module, state: Altered) -> nn.Module:
+def twin(model: nn.Module, state: Altered, images: Tensor) -> nn.Module:
     """Copy a network, once per process, so that others may write on the copy.
 
     Parameters
@@ -37,11 +37,14 @@ def twin(model: nn.Module, state: Altered) -> nn.Module:
         Left as it is.
     state
         The variant under which it is run.
+    images
+        ``(image, channel, *space)``: what to try the copy with when it is made.
 
     Returns
     -------
     nn.Module
-        In evaluation mode, frozen, with the parameters of the variant; nothing in it that is a module works in place.
+        In evaluation mode, frozen, with the parameters of the variant; its ReLU modules do not work in place, unless
+        the network counts on it.
 
     Raises
     ------
@@ -60,10 +63,10 @@ def twin(model: nn.Module, state: Altered) -> nn.Module:
     if copies is None or copies.state != now:
         copies = _COPIES[model] = _Copies(now)
     if not state.drawn:
-        copies.plain = copies.plain if copies.plain is not None else _copied(model, {})
+        copies.plain = copies.plain if copies.plain is not None else _copied(model, {}, images)
         return copies.plain
     if copies.redrawn is None or copies.drawn is not state.drawn:
-        copies.drawn, copies.redrawn = state.drawn, _copied(model, state.drawn)
+        copies.drawn, copies.redrawn = state.drawn, _copied(model, state.drawn, images)
     return copies.redrawn
 
 
@@ -72,14 +75,23 @@ def forget(model: nn.Module) -> None:
     _COPIES.pop(model, None)
 
 
-def _copied(model: nn.Module, drawn: Mapping[str, Tensor]) -> nn.Module:
+def _copied(model: nn.Module, drawn: Mapping[str, Tensor], images: Tensor) -> nn.Module:
     made = copy.deepcopy(model).eval().requires_grad_(False)
     tensors = {**dict(made.named_parameters()), **dict(made.named_buffers())}
     with torch.no_grad():
         for name, value in drawn.items():
             tensors[name].copy_(value)
-    for module in made.modules():
+        before = made(images[:1].clone())
+        writing = [module for module in made.modules() if getattr(module, "inplace", None) is True]
         # What hooks have been shown must not be overwritten.
-        if isinstance(getattr(module, "inplace", None), bool):
-            module.inplace = False  # pyright: ignore[reportArgumentType]
+        _write(writing, False)
+        after = made(images[:1].clone())
+    # A network may read elsewhere what a module has overwritten.
+    if not torch.allclose(before, after, rtol=1e-3, atol=1e-4, equal_nan=True):
+        _write(writing, True)
     return made
+
+
+def _write(modules: list[nn.Module], inplace: bool) -> None:
+    for module in modules:
+        module.inplace = inplace  # pyright: ignore[reportArgumentType]
