@@ -1,0 +1,230 @@
+"""What is measured of one method on one batch of images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..attributions.baselines import Baseline, baseline
+from ..attributions.method import Method
+from ..attributions.rendering import render
+from ..contract import Randomise, Subject, Target
+from ..errors import StageError
+from ..numerics.seeds import stable_seed
+from .chance import GRAINS, random_heatmap
+from .curves import curve, probability, ranked, step_counts
+from .noise import relative_change, uniform_noise
+from .randomisation import cascade, drawable_modules, rank_correlation
+from .regions import inside_share, otsu_mask, overlap, pointing
+
+if TYPE_CHECKING:
+    from ..network.batch import Batch
+
+
+#: Above this many passes for a map, it is made under random weights and noise for the first few images of a batch.
+_MANY_PASSES, _FEW_IMAGES = 32, 4
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How methods are put to the test; see `convaudit.stages.faithfulness.stage.Faithfulness`."""
+
+    images: int
+    steps: int
+    removed: Baseline
+    blur: float
+    levels: int
+    similar: float
+    samples: int
+    noise: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One method before one batch.
+
+    Parameters
+    ----------
+    method
+        What is tried.
+    target
+        What its heatmaps explain.
+    batch
+        Images that have such a target.
+    subject
+        What is audited.
+    protocol
+        How.
+    """
+
+    method: Method
+    target: Target
+    batch: Batch
+    subject: Subject
+    protocol: Protocol
+
+    def few(self) -> Trial:
+        """The same with the first images alone, where a map takes many passes: other tests make it again and again."""
+        if self.method.passes(self.subject) <= _MANY_PASSES:
+            return self
+        return replace(self, batch=self.batch.only(np.arange(min(_FEW_IMAGES, len(self.batch)))))
+
+    def maps(self, batch: Batch) -> dict[str, np.ndarray]:
+        """Heatmaps at their own resolution by path, float64."""
+        found = self.method.maps(batch, self.subject, self.target)
+        return {path: heatmap.detach().double().cpu().numpy() for path, heatmap in found.items()}
+
+    def enlarged(self, maps: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The same at the resolution of the input, drawn as the report draws them."""
+        space = self.subject.input_shape[1:]
+        small = {path: heatmap for path, heatmap in maps.items() if heatmap.shape[1:] != space}
+        if not small:
+            return dict(maps)
+        notes, _, _ = self.method.told(self.method.facts(self.batch, self.subject), self.subject)
+        rendering = {"kind": "layer", **notes.get("rendering", {})}
+        return {**maps, **render(small, {"rendering": rendering}, self.subject.input_shape)}
+
+
+def measure(trial: Trial, draw: int) -> dict[str, np.ndarray]:
+    """Everything that one batch tells of a method.
+
+    Parameters
+    ----------
+    trial
+        Method and images.
+    draw
+        Which set of random weights.
+
+    Returns
+    -------
+    dict
+        Rows for the images of the batch, by name of the array they go to; ``"level_..."`` without rows.
+    """
+    maps = trial.maps(trial.batch)
+    large = trial.enlarged(maps)
+    few = trial.few()
+    found = _curves(trial, large) | _against_regions(trial, large)
+    found |= _randomised(few, maps, draw) | _disturbed(few, maps)
+    for name in ("randomisation", "sensitivity"):
+        rows = found[name]
+        blank = np.full((len(trial.batch) - len(rows), *rows.shape[1:]), np.nan, rows.dtype)
+        found[name] = np.concatenate([rows, blank])
+    return found | {
+        "image": np.asarray(trial.batch.positions, np.int64),
+        "target": np.asarray(trial.batch.target_class(trial.target), np.int32),
+        "maps": np.array(list(maps)),
+    }
+
+
+def _curves(trial: Trial, large: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    batch, protocol = trial.batch, trial.protocol
+    classes = batch.target_class(trial.target)
+    key = ("faithfulness", protocol.steps, protocol.removed, protocol.blur, classes.tobytes())
+    chance = batch.once(key, lambda: _chance(trial, classes))
+    ranks = [ranked(np.nan_to_num(heatmap, nan=-np.inf)) for heatmap in large.values()]
+    unknown = np.stack([~np.isfinite(heatmap.reshape(len(heatmap), -1)).all(axis=1) for heatmap in large.values()])
+    rows = {}
+    for way in ("deletion", "insertion"):
+        values = _one_curve(trial, way, chance, ranks, classes)
+        values[unknown] = np.nan
+        rows[way] = np.moveaxis(values, 0, 1).astype(np.float32)
+        rows[f"chance_{way}"] = np.moveaxis(chance[f"curve_{way}"], 0, 1).astype(np.float32)
+    return rows
+
+
+def _chance(trial: Trial, classes: np.ndarray) -> dict[str, Any]:
+    """What every method on the same images shares: the ends of all curves, and the curves of random orders."""
+    batch, protocol, subject = trial.batch, trial.protocol, trial.subject
+    images = batch.images
+    removed, blur = (
+        baseline(images, kind, subject.mean, subject.std, protocol.blur) for kind in (protocol.removed, "blur")
+    )
+    whole = probability(batch.logits, classes)
+    chance: dict[str, Any] = {
+        "deletion": (images, removed, (whole, probability(batch.call(removed), classes))),
+        "insertion": (blur, images, (probability(batch.call(blur), classes), whole)),
+    }
+    space = subject.input_shape[1:]
+    ranks = [ranked(random_heatmap(batch.ids, space, grain, subject.seed)) for grain in GRAINS]
+    for way in ("deletion", "insertion"):
+        chance[f"curve_{way}"] = _one_curve(trial, way, chance, ranks, classes)
+    return chance
+
+
+def _one_curve(
+    trial: Trial, way: str, chance: Mapping[str, Any], ranks: list[np.ndarray], classes: np.ndarray
+) -> np.ndarray:
+    first, last, ends = chance[way]
+    counts = step_counts(ranks[0][0].size, trial.protocol.steps)
+    return curve(trial.batch.call, first, last, ranks, classes, counts, ends, trial.subject.batch)
+
+
+def _randomised(trial: Trial, maps: Mapping[str, np.ndarray], draw: int) -> dict[str, np.ndarray]:
+    batch, protocol = trial.batch, trial.protocol
+    found = np.full((len(batch), len(maps), protocol.levels), np.nan, np.float32)
+    modules, elsewhere = drawable_modules(batch.model, trial.subject.layers)
+    levels = cascade(modules, protocol.levels)
+    seed = stable_seed(trial.subject.seed, str(draw), "faithfulness draw")
+    for level, names in enumerate(levels):
+        other = trial.maps(batch.under(Randomise(names, seed), trial.method.asks(trial.subject)))
+        for place, path in enumerate(maps):
+            found[:, place, level] = rank_correlation(maps[path][: len(batch)], other[path])
+    return {
+        "randomisation": found,
+        "level_modules": np.array([len(names) for names in levels], np.int64),
+        "level_last": np.array([names[-1] for names in levels], str),
+        "level_elsewhere": np.array([elsewhere], np.int64),
+    }
+
+
+def _disturbed(trial: Trial, maps: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    batch, protocol = trial.batch, trial.protocol
+    worst = np.full((len(batch), len(maps)), np.nan)
+    images = batch.images.float().cpu().numpy()
+    for sample in range(protocol.samples):
+        noise = uniform_noise(images, batch.ids, protocol.noise, sample, trial.subject.seed)
+        noisy = batch.images + torch.from_numpy(noise).to(batch.images)
+        other = trial.maps(batch.again(noisy, trial.method.asks(trial.subject)))
+        for place, path in enumerate(maps):
+            worst[:, place] = np.fmax(worst[:, place], relative_change(maps[path][: len(batch)], other[path]))
+    return {"sensitivity": worst.astype(np.float32)}
+
+
+def _against_regions(trial: Trial, large: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    regions = trial.batch.regions
+    rows = {
+        name: np.full((len(trial.batch), len(large)), np.nan, np.float32) for name in ("pointing", "inside", "overlap")
+    }
+    region_share = np.full(len(trial.batch), np.nan, np.float32)
+    for row in range(len(trial.batch)) if regions is not None else ():
+        region = regions[row]
+        if not region.any():
+            continue
+        region_share[row] = region.mean()
+        for place, heatmaps in enumerate(large.values()):
+            rows["pointing"][row, place] = pointing(heatmaps[row], region)
+            rows["inside"][row, place] = inside_share(heatmaps[row], region)
+            rows["overlap"][row, place] = overlap(otsu_mask(heatmaps[row]), region)
+    return rows | {"region": region_share}
+
+
+def expected_maps(method: Method, subject: Subject) -> int:
+    """How many heatmaps a method makes of one image and target."""
+    return max(1, sum(array.path.endswith(method.ending) for array in method.writes(subject)))
+
+
+def check_maps(name: str, maps: np.ndarray, expected: int) -> tuple[str, ...]:
+    """Paths of a method's heatmaps.
+
+    Raises
+    ------
+    StageError
+        When there are more or fewer than its arrays say.
+    """
+    if len(maps) != expected:
+        raise StageError(f"{name}: expected {expected} heatmaps per image, as the method writes, got {maps.tolist()}")
+    return tuple(map(str, maps))
