@@ -135,6 +135,11 @@ class IntegratedGradients(PixelMethod):
         shape = (subject.n_image, len(self.targets(subject)))
         return (*super().writes(subject), CHANGE.sized(shape), GAP.sized(shape))
 
+    def passes(self, subject: Subject) -> int:
+        """One for each step."""
+        del subject
+        return self.steps
+
     def asks(self, subject: Subject) -> Ask:
         """Nothing: the gradients are taken elsewhere than at the image."""
         del subject

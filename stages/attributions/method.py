@@ -91,6 +91,11 @@ class Method(ABC):
         """Rows of its arrays, and what else the batch tells; for a method whose facts come from another pass."""
         return self.attribute(batch, subject), self.facts(batch, subject)
 
+    def passes(self, subject: Subject) -> int:
+        """How often, about, the network is run for one map of one image."""
+        del subject
+        return 1
+
     def facts(self, batch: Batch, subject: Subject) -> Facts:
         """What else a batch tells, after `attribute`: calls caught, a layer's geometry."""
         del batch, subject

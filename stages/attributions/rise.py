@@ -175,6 +175,11 @@ class Rise(Method):
         scores = score_arrays(subject, "mask", self.masks, n_target, UNIT)
         return (*scores, USED.sized((n,)), SEED.sized((n,)), ERROR.sized((n, n_target)))
 
+    def passes(self, subject: Subject) -> int:
+        """One for each mask."""
+        del subject
+        return self.masks
+
     def asks(self, subject: Subject) -> Ask:
         """Nothing but logits."""
         del subject

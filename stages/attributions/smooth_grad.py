@@ -119,6 +119,10 @@ class SmoothGrad(Wrapper):
         if not 0 < self.level < np.inf:
             raise ConfigError(f"SmoothGrad.level: expected above 0, got {self.level}")
 
+    def passes(self, subject: Subject) -> int:
+        """Those of the inner method for each sample."""
+        return self.samples * self.method.passes(subject)
+
     @property
     def signed(self) -> bool:  # type: ignore[override]
         """As the inner method, while squares have no sign."""

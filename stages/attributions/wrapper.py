@@ -44,6 +44,10 @@ class Wrapper(Method):
         """The innermost method, which is no wrapper."""
         return self.method.core if isinstance(self.method, Wrapper) else self.method
 
+    def passes(self, subject: Subject) -> int:
+        """As the inner method."""
+        return self.method.passes(subject)
+
     def asks(self, subject: Subject) -> Ask:
         """Nothing: the inner method looks at other passes."""
         del subject
