@@ -123,11 +123,17 @@ class ClustersLeaf(Leaf):
                 "status": "measured" if len(position) else "not applicable",
                 "n": len(position),
                 "classes_with_several_groups": several,
-                "sampled": f"at most {self.images} images of a class that are right, drawn at random with the seed",
+                **self._sampled(subject, stored),
                 "definition": "Spectral clustering of the pooled heatmaps of each class; as many groups as the largest "
                 f"gap among the first {self.most + 1} eigenvalues says, one for fewer than {_LEAST} images.",
             },
         )
+
+    def _sampled(self, subject: Subject, stored: Stored) -> dict[str, str]:
+        n = np.asarray(stored["gaze/classes/n"][:])[: subject.n_class]
+        if n.max(initial=0) <= self.images:
+            return {}
+        return {"sampled": f"{self.images} images of a class with more, drawn at random"}
 
     def _sample(self, subject: Subject, label: int, images: np.ndarray) -> np.ndarray:
         if len(images) <= self.images:
