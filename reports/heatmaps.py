@@ -24,7 +24,7 @@ _SPELLED = {
     "smooth_grad": "SmoothGrad",
     "smooth_grad_squared": "SmoothGrad squared",
     "var_grad": "VarGrad",
-    "input_x_gradient": "Input x gradient",
+    "gradient_input": "Gradient x input",
 }
 _FIRST = "attributions/grad_cam"
 _ENDING = "heatmap"

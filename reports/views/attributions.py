@@ -252,7 +252,7 @@ def _scales(sources: Sequence[Source]) -> tuple[Scale, ...]:
         scales.append(Scale(picture, "nothing", "strongest"))
     if any(source.signed for source in sources):
         picture = rasters.data_uri("image/webp", rasters.encode_heatmap(2 * ramp - 1, signed=True))
-        scales.append(Scale(picture, "strongest against the class", "strongest for it"))
+        scales.append(Scale(picture, "against the class", "for it"))
     return tuple(scales)
 
 
