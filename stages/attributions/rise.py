@@ -16,6 +16,7 @@ from ..contract import Ask, Subject, Target
 from ..errors import ConfigError
 from ..numerics.seeds import stable_seed
 from ..specs import ArraySpec, SizedArray
+from .baselines import Baseline, baseline
 from .masks import Interpolation, Masking, Normalisation, drawn, interpolated, normalised, weights
 from .method import Facts, Method, Told, as_array
 from .scores import ScoreRows, against_classes, check_kept, score_arrays, score_documents
@@ -105,8 +106,10 @@ class Rise(Method):
     score
         What is weighed: softmax probability, as in the paper, or logit.
     baseline
-        What a masked pixel fades to: ``"mean"``, 0 as the network is fed, which is the mean of the normalisation, as in
-        the paper; or ``"zero"``, 0 before normalisation, which is black.
+        What a masked pixel fades to; ``"zero"``, 0 as the network is fed, is the paper's. See
+        `convaudit.stages.attributions.baselines`.
+    blur
+        Standard deviation of the baseline ``"blur"``, as a share of the longest spatial axis.
     interpolation
         How cells become pixels; see `convaudit.stages.attributions.masks`.
     normalisation
@@ -122,7 +125,8 @@ class Rise(Method):
     grid: int = 7
     keep: float = 0.5
     score: Score = "probability"
-    baseline: Literal["mean", "zero"] = "mean"
+    baseline: Baseline = "zero"
+    blur: float = 0.05
     interpolation: Interpolation = "reflect"
     normalisation: Normalisation = "expected"
     tolerance: float | None = None
@@ -138,6 +142,8 @@ class Rise(Method):
             )
         if not 0 < self.keep < 1:
             raise ConfigError(f"Rise.keep: expected a chance between 0 and 1, got {self.keep}")
+        if not 0 < self.blur <= 1:
+            raise ConfigError(f"Rise.blur: expected above 0, at most 1, got {self.blur}")
         if self.tolerance is not None and not self.tolerance > 0:
             raise ConfigError(f"Rise.tolerance: expected a positive number or null, got {self.tolerance}")
 
@@ -171,9 +177,9 @@ class Rise(Method):
     def writes(self, subject: Subject) -> tuple[SizedArray, ...]:
         """A score for each mask and class, and what the masks can be drawn from again."""
         self.masking(subject)
-        n, n_target = subject.n_image, len(self.targets(subject))
-        scores = score_arrays(subject, "mask", self.masks, n_target, UNIT)
-        return (*scores, USED.sized((n,)), SEED.sized((n,)), ERROR.sized((n, n_target)))
+        n, targets = subject.n_image, self.targets(subject)
+        scores = score_arrays(subject, "mask", self.masks, targets, UNIT)
+        return (*scores, USED.sized((n,)), SEED.sized((n,)), ERROR.sized((n, len(targets))))
 
     def passes(self, subject: Subject) -> int:
         """One for each mask."""
@@ -191,7 +197,7 @@ class Rise(Method):
         against = against_classes(batch, targets)
         classes = np.stack([batch.target_class(target) for target in targets], axis=1)
         predicted = batch.target_class("predicted")
-        rows = ScoreRows(batch, subject, self.masks, as_scores(batch.logits, self.score).cpu().numpy())
+        rows = ScoreRows(batch, subject, targets, self.masks, as_scores(batch.logits, self.score).cpu().numpy())
         used = np.zeros(len(batch), np.int32)
         error = np.full(classes.shape, np.nan, np.float32)
         explorer = _Explorer(self, batch, subject)
@@ -202,7 +208,7 @@ class Rise(Method):
             found = as_array(moments.error(self.keep, self.normalisation))
             used[place], error[place] = moments.used, np.where(classes[place] >= 0, found, np.nan)
         seeds = np.array([self.seed(subject, name) for name in batch.ids], np.int64)
-        return rows.rows(against) | {"used": used, "mask_seed": seeds, "error": error}
+        return rows.rows() | {"used": used, "mask_seed": seeds, "error": error}
 
     def maps(self, batch: Batch, subject: Subject, target: Target) -> Mapping[str, Tensor]:
         """The heatmap, added up while the masks go by; none of them is kept."""
@@ -234,6 +240,7 @@ class Rise(Method):
             "normalisation": self.normalisation,
             "score": self.score,
             "baseline": self.baseline,
+            "blur": self.blur,
             "seed": subject.seed,
         }
         return {"rendering": rendering}, (), ()
@@ -261,19 +268,13 @@ class _Explorer:
             torch.from_numpy(weights(self.masking, axis).copy()).to(device, dtype).unfold(0, length, 1)
             for axis, length in enumerate(self.masking.space)
         ]
-        self.baseline = self._baseline()
+        # Fading to 0 is a product.
+        ground = partial(baseline, self.images, method.baseline, subject.mean, subject.std, method.blur)
+        self.ground = None if method.baseline == "zero" else ground()
         last = self.images.ndim == 4 and self.images.is_contiguous(memory_format=torch.channels_last)
         layout = torch.channels_last if last else torch.contiguous_format
         shape = (max(1, subject.batch), *self.images.shape[1:])
         self.buffer = torch.empty(shape, dtype=dtype, device=device, memory_format=layout)
-
-    def _baseline(self) -> Tensor | None:
-        """Black as the network is fed ``(1, channel, *1)``; None for 0."""
-        if self.method.baseline == "mean":
-            return None
-        black = -np.asarray(self.subject.mean, np.float64) / np.asarray(self.subject.std, np.float64)
-        shape = (1, -1, *[1] * len(self.masking.space))
-        return torch.from_numpy(black).to(self.images).view(shape)
 
     @torch.no_grad()
     def explore(self, place: int, classes: np.ndarray, against: np.ndarray, put: Any) -> Moments:
@@ -311,19 +312,20 @@ class _Explorer:
 
     def _round(self, place: int, first: int, count: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Masks and the scores under them, as many at a time as the network likes best."""
-        image, device = self.images[place : place + 1], self.images.device
+        device = self.images.device
         cells, shifts = drawn(self.masking, self.method.seed(self.subject, self.batch.ids[place]), first, count)
-        cells = torch.from_numpy(cells).to(image)
+        cells = torch.from_numpy(cells).to(self.images)
         offsets = [torch.from_numpy(shift).to(device) for shift in shifts]
         for start in range(0, count, len(self.buffer)):
             part = slice(start, start + len(self.buffer))
             parts = tuple(windows[offset[part]] for windows, offset in zip(self.windows, offsets, strict=True))
             masks = interpolated(cells[part], parts)
-            masked = self._masked(image, masks[:, None])
+            masked = self._masked(place, masks[:, None])
             yield masks, as_scores(self.batch.call(masked), self.method.score)
 
-    def _masked(self, image: Tensor, masks: Tensor) -> Tensor:
-        out = self.buffer[: len(masks)]
-        if self.baseline is None:
+    def _masked(self, place: int, masks: Tensor) -> Tensor:
+        image, out = self.images[place], self.buffer[: len(masks)]
+        if self.ground is None:
             return torch.mul(image, masks, out=out)
-        return torch.mul(image - self.baseline, masks, out=out).add_(self.baseline)
+        ground = self.ground[place]
+        return torch.mul(image - ground, masks, out=out).add_(ground)

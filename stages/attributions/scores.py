@@ -34,7 +34,7 @@ AGAINST = ArraySpec(
     ("image", "target"),
     "int32",
     "class",
-    "Class whose score is subtracted from that of the target, for a contrast; -1 where none is.",
+    "Class whose score is subtracted from that of the target, written for contrasts; -1 where none is.",
 )
 SLOT_CLASS = ArraySpec(
     "slot_class",
@@ -68,7 +68,9 @@ def score_documents(axis: str, unit: str = "1") -> tuple[ArraySpec, ...]:
     )
 
 
-def score_arrays(subject: Subject, axis: str, length: int, n_target: int, unit: str = "1") -> tuple[SizedArray, ...]:
+def score_arrays(
+    subject: Subject, axis: str, length: int, targets: tuple[Target, ...], unit: str = "1"
+) -> tuple[SizedArray, ...]:
     """The arrays of scores for the classes of a data set, sized, for ``writes``.
 
     Parameters
@@ -79,8 +81,8 @@ def score_arrays(subject: Subject, axis: str, length: int, n_target: int, unit: 
         As in `score_documents`.
     length
         How many versions there are of each image.
-    n_target
-        Length of the ``target`` axis.
+    targets
+        As `resolve_targets` gives them; ``against`` is written where one of them is a contrast.
 
     Raises
     ------
@@ -89,17 +91,17 @@ def score_arrays(subject: Subject, axis: str, length: int, n_target: int, unit: 
     """
     whole, base, slots, slot_base, slot_class, winner, against = score_documents(axis, unit)
     n, n_class = subject.n_image, subject.n_class
-    last = against.sized((n, n_target))
+    last = (against.sized((n, len(targets))),) if "contrast" in targets else ()
     if n_class > LARGEST:
         raise ConfigError(f"attributions: scores are kept for at most {LARGEST} classes, got {n_class}")
     if n_class <= MOST_CLASSES:
-        return whole.sized((n, length, n_class)), base.sized((n, n_class)), last
+        return whole.sized((n, length, n_class)), base.sized((n, n_class)), *last
     return (
         slots.sized((n, length, SLOTS)),
         slot_base.sized((n, SLOTS)),
         slot_class.sized((n, SLOTS)),
         winner.sized((n, length)),
-        last,
+        *last,
     )
 
 
@@ -170,15 +172,25 @@ class ScoreRows:
         The images, as they are.
     subject
         What is audited.
+    targets
+        As `resolve_targets` gives them.
     length
         How many versions there are of each image; those that never come stay NaN, their winner -1.
     base
         Scores of the images as they are, ``(image, class)``.
     """
 
-    def __init__(self, batch: Batch, subject: Subject, length: int, base: Float[np.ndarray, "image class"]) -> None:
+    def __init__(
+        self,
+        batch: Batch,
+        subject: Subject,
+        targets: tuple[Target, ...],
+        length: int,
+        base: Float[np.ndarray, "image class"],
+    ) -> None:
         self._classes = kept_classes(batch, subject.n_class)
         self._slotted = subject.n_class > MOST_CLASSES
+        self._against = {"against": against_classes(batch, targets)} if "contrast" in targets else {}
         image = np.arange(len(batch))
         self._score = np.full((len(batch), length, self._classes.shape[1]), np.nan, np.float32)
         self._winner = np.full((len(batch), length), -1, np.int16)
@@ -211,16 +223,16 @@ class ScoreRows:
         kept = np.take_along_axis(scores, classes.clip(min=0), axis=1)
         return np.where(classes >= 0, kept, np.nan).astype(np.float32)
 
-    def rows(self, against: Int[np.ndarray, "image target"]) -> dict[str, np.ndarray]:
+    def rows(self) -> dict[str, np.ndarray]:
         """The rows, by array path."""
         if not self._slotted:
-            return {"score": self._score, "base": self._base, "against": against}
+            return {"score": self._score, "base": self._base, **self._against}
         return {
             "slot_score": self._score,
             "slot_base": self._base,
             "slot_class": self._classes.astype(np.int32),
             "winner": self._winner,
-            "against": against,
+            **self._against,
         }
 
 
@@ -269,12 +281,12 @@ def target_scores(row: Mapping[str, np.ndarray], path: str = "score") -> Float[n
     Parameters
     ----------
     row
-        Arrays of one image, by path, with ``target`` and ``against``.
+        Arrays of one image, by path, with ``target``, and ``against`` where it was written.
     path
         As in `scores_of`.
     """
     found = []
-    for target, against in zip(row["target"], row["against"], strict=True):
+    for target, against in zip(row["target"], row.get("against", np.full(len(row["target"]), -1)), strict=True):
         scores = scores_of(row, int(target), path)
         found.append(scores if against < 0 else scores - scores_of(row, int(against), path))
     return np.stack(found)

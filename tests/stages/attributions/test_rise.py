@@ -52,17 +52,17 @@ def _softmax(logits):
     return [power / sum(powers) for power in powers]
 
 
-def _black(subject, channel):
-    return -subject.mean[channel] / subject.std[channel]
-
-
 def _replica(model, subject, image, masks, wanted, method):
     """Section 3.1 of the paper, one mask after the other."""
     total, coverage, scores = np.zeros(masks.shape[1:]), np.zeros(masks.shape[1:]), []
     for mask in masks:
         shown = np.zeros(image.shape)
         for channel in range(image.shape[0]):
-            ground = 0.0 if method.baseline == "mean" else _black(subject, channel)
+            ground = {
+                "zero": 0.0,
+                "black": -subject.mean[channel] / subject.std[channel],
+                "mean": sum(image[channel].ravel()) / image[channel].size,
+            }[method.baseline]
             for where in np.ndindex(*mask.shape):
                 shown[channel][where] = image[channel][where] * mask[where] + ground * (1 - mask[where])
         logits = model(torch.from_numpy(shown[None])).numpy()[0].tolist()
@@ -76,7 +76,7 @@ def _replica(model, subject, image, masks, wanted, method):
 @pytest.mark.parametrize("net", sorted(NETS))
 @pytest.mark.parametrize(
     ("score", "baseline", "normalisation"),
-    [("probability", "mean", "expected"), ("logit", "zero", "coverage"), ("probability", "zero", "expected")],
+    [("probability", "zero", "expected"), ("logit", "black", "coverage"), ("probability", "mean", "expected")],
 )
 def test_agrees_with_the_paper(net, score, baseline, normalisation):
     model = NETS[net]().double()
@@ -307,6 +307,7 @@ def test_through_the_sweep():
         ({"every": 1}, "every >= 2"),
         ({"grid": 0}, "grid >= 1"),
         ({"keep": 1.0}, "between 0 and 1"),
+        ({"blur": 0.0}, "above 0, at most 1"),
         ({"tolerance": 0.0}, "positive number or null"),
     ],
 )

@@ -10,7 +10,6 @@ from torch import nn
 from convaudit.stages.attributions.scores import (
     SLOTS,
     ScoreRows,
-    against_classes,
     check_kept,
     column,
     kept_classes,
@@ -55,12 +54,12 @@ def _written(n_class, length=6):
     (block,) = tiny_blocks(images, batch=len(images), bad=())
     drawn = np.random.default_rng(1).standard_normal((len(images), length, n_class))
     with opened(model, block, subject, Ask()) as batch:
-        rows = ScoreRows(batch, subject, length, batch.logits.numpy())
+        rows = ScoreRows(batch, subject, ("predicted", "contrast"), length, batch.logits.numpy())
         # In two pieces, out of order, the second of several images at once; the last version never comes.
         rows.put(2, np.arange(length - 1), drawn[2, : length - 1])
         image, version = (part.ravel() for part in np.meshgrid([3, 0, 1], np.arange(length - 1), indexing="ij"))
         rows.put(image, version, drawn[image, version])
-        found = rows.rows(against_classes(batch, ("predicted", "contrast")))
+        found = rows.rows()
         found["target"] = np.stack([batch.target_class(t) for t in ("predicted", "contrast")], axis=1)
         base = batch.logits.numpy()
     return subject, found, drawn.astype(np.float32), base.astype(np.float32), order
@@ -115,13 +114,24 @@ def test_a_contrast_is_a_difference_of_columns(n_class):
 @pytest.mark.parametrize("n_class", [100, 101])
 def test_arrays_are_those_declared(n_class):
     subject, found, *_ = _written(n_class)
-    arrays = {array.path: array for array in score_arrays(subject, "window", 6, 2)}
+    arrays = {array.path: array for array in score_arrays(subject, "window", 6, ("predicted", "contrast"))}
     assert {array.spec for array in arrays.values()} <= set(score_documents("window"))
     assert set(arrays) == set(found) - {"target"}
     for path, array in arrays.items():
         assert found[path].shape == array.shape
         assert found[path].dtype == array.spec.dtype
     assert arrays["score" if n_class == 100 else "slot_score"].dims[1] == "window"
+
+
+def test_without_a_contrast_nothing_is_held_against_a_class():
+    model, subject, images, order = _world(100)
+    (block,) = tiny_blocks(images, batch=len(images))
+    with opened(model, block, subject, Ask()) as batch:
+        rows = ScoreRows(batch, subject, ("predicted",), 2, batch.logits.numpy()).rows()
+        base = batch.logits.numpy().astype(np.float32)
+    assert set(rows) == {array.path for array in score_arrays(subject, "mask", 2, ("predicted",))} == {"score", "base"}
+    row = {path: values[0] for path, values in rows.items()} | {"target": order[0, :2]}
+    np.testing.assert_array_equal(target_scores(row, "base"), base[0, order[0, :2]])
 
 
 def test_a_score_that_is_not_a_number_has_no_winner():
@@ -131,9 +141,9 @@ def test_a_score_that_is_not_a_number_has_no_winner():
     scores[0, 7] = np.nan
     scores[1, 8] = 1
     with opened(model, block, subject, Ask()) as batch:
-        rows = ScoreRows(batch, subject, 2, batch.logits.numpy())
+        rows = ScoreRows(batch, subject, ("predicted",), 2, batch.logits.numpy())
         rows.put(0, np.arange(2), scores)
-        assert rows.rows(against_classes(batch, ("predicted",)))["winner"][0].tolist() == [-1, 8]
+        assert rows.rows()["winner"][0].tolist() == [-1, 8]
 
 
 def test_bad_images_keep_no_class():
@@ -141,7 +151,7 @@ def test_bad_images_keep_no_class():
     (block,) = tiny_blocks(images, batch=len(images), bad=(3,))
     with opened(model, block, subject, Ask()) as batch:
         classes = kept_classes(batch, 101)
-        rows = ScoreRows(batch, subject, 2, batch.logits.numpy()).rows(against_classes(batch, ("contrast",)))
+        rows = ScoreRows(batch, subject, ("contrast",), 2, batch.logits.numpy()).rows()
     assert classes.shape == (4, SLOTS)
     assert (classes[3] == -1).all()
     assert np.isnan(rows["slot_base"][3]).all()
@@ -159,9 +169,9 @@ def test_targets_that_are_not_kept_are_refused():
 
 def test_more_classes_than_a_winner_can_name_are_refused():
     _, subject, *_ = _world(101)
-    score_arrays(replace(subject, class_names=("",) * 32767), "mask", 2, 1)
+    score_arrays(replace(subject, class_names=("",) * 32767), "mask", 2, ("predicted",))
     with pytest.raises(ConfigError, match="at most 32767 classes, got 32768"):
-        score_arrays(replace(subject, class_names=("",) * 32768), "mask", 2, 1)
+        score_arrays(replace(subject, class_names=("",) * 32768), "mask", 2, ("predicted",))
 
 
 def test_reports_can_read_scores_without_torch():
