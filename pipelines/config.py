@@ -223,13 +223,27 @@ def _validated(kind: Any, value: Any, path: str) -> Any:
         cause = first.get("ctx", {}).get("error")
         if isinstance(cause, AuditError):
             raise cause from None
-        where = ".".join([path, *(str(part) for part in first["loc"])])
+        where = ".".join([path, *_place(first)])
         if first["type"] == "missing":
             raise ConfigError(f"{where}: a value is required; set {where}=...") from None
-        message = _EXPECTED.get(first["type"]) or str(cause or first["msg"]).removeprefix("Value error, ")
+        told = dict.fromkeys(_complaint(other) for other in error.errors() if _place(other) == _place(first))
+        message, *others = told
+        if message.startswith("expected "):
+            also = [text.removeprefix("expected ") for text in others if text.startswith("expected ")]
+            message = " or ".join([message, *also])
         raise ConfigError(f"{where}: {message}, got {first['input']!r}") from None
     except TypeError as error:  # somebody's own class that lacks a method, or is no dataclass
         raise ConfigError(f"{path}: {kind.__module__}.{kind.__qualname__}: {one_line(error)}") from error
+
+
+def _place(error: Any) -> list[str]:
+    """Where a complaint is about, without the type that pydantic has tried of several."""
+    return [str(part) for part in error["loc"] if part not in ("str", "int", "float", "bool")]
+
+
+def _complaint(error: Any) -> str:
+    cause = error.get("ctx", {}).get("error")
+    return _EXPECTED.get(error["type"]) or str(cause or error["msg"]).removeprefix("Value error, ")
 
 
 #: Pydantic's commonest complaints in the words of somebody who writes overrides.

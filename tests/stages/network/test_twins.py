@@ -82,9 +82,16 @@ def test_work_that_fails_throws_the_copy_away():
     subject = tiny_subject(model, 3)
     (block,) = tiny_blocks(tiny_images(model, 3), batch=3)
     with opened(model, block, subject, Ask()) as batch:
-        with pytest.raises(ValueError, match="planted"), batch.twin() as made:
-            made.fc.register_forward_hook(lambda *_: None)
-            raise ValueError("planted")
+        made = None
+
+        def fail():
+            nonlocal made
+            with batch.twin() as made:
+                made.fc.register_forward_hook(lambda *_: None)
+                raise ValueError("planted")
+
+        with pytest.raises(ValueError, match="planted"):
+            fail()
         with batch.twin() as again:
             assert again is not made
             assert not again.fc._forward_hooks
