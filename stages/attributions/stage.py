@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..contract import Ask, Leaf, Partial, Result, Stage, Stored, Subject, Task, settings
+from ..contract import Ask, Leaf, Partial, Result, Stage, Stored, Subject, Task, Unit, settings
 from ..errors import ConfigError
 from ..specs import ArraySpec, Finding, Measurement, SizedArray, Summary
 from .method import LayerMethod, Method, PixelMethod
@@ -17,7 +17,9 @@ from .method import LayerMethod, Method, PixelMethod
 if TYPE_CHECKING:
     from ..network.batch import Batch
 
-TARGET = ArraySpec("target", ("image", "target"), "int32", "class", "Class whose logit each heatmap explains.")
+TARGET = ArraySpec(
+    "target", ("image", "target"), "int32", "class", "Class whose logit each heatmap explains; -1 for none, or a unit."
+)
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,12 @@ class AttributionLeaf(Leaf):
         if not len(chosen):
             return Result(self._blank(len(batch), subject), {})
         heatmaps, facts = self.method.work(part, subject)
-        classes = [part.target_class(target) for target in self.method.targets(subject)]
-        target = np.stack(classes, axis=1).astype(np.int32)
+        targets, valid = self.method.targets(subject), np.asarray(part.valid, bool)
+        target = np.stack([part.target_class(one) for one in targets], axis=1).astype(np.int32)
         finite = np.isfinite(part.logits.float().cpu().numpy()).all(axis=1)
-        expected = (target >= 0) | (np.asarray(part.valid, bool) & ~finite)[:, None]
+        # A unit is no class, but every image has it.
+        inside = np.array([isinstance(one, Unit) for one in targets])
+        expected = (target >= 0) | (valid[:, None] & (inside | ~finite[:, None]))
         partial = _oddities(heatmaps, np.asarray(part.positions, np.int64), expected) | {
             f"fact:{key}": np.asarray(value) for key, value in facts.items()
         }
