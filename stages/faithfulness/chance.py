@@ -34,9 +34,15 @@ def random_heatmap(ids: Sequence[str], space: Sequence[int], grain: str, seed: i
     """
     coarse = grain == "coarse"
     drawn_on = tuple(min(_CELLS, length) for length in space) if coarse else tuple(space)
-    drawn = [numpy_generator(seed, name, f"faithfulness {grain}").random(drawn_on) for name in ids]
-    found = np.stack(drawn)
-    for axis, length in enumerate(space, start=1):
+    # One by one: a product over all images would round the last bit by how many there are.
+    return np.stack(
+        [_enlarged(numpy_generator(seed, name, f"faithfulness {grain}").random(drawn_on), space) for name in ids]
+    )
+
+
+def _enlarged(cells: Float[np.ndarray, "*cell"], space: Sequence[int]) -> Float[np.ndarray, "*space"]:
+    found = cells
+    for axis, length in enumerate(space):
         found = np.moveaxis(np.tensordot(found, _linear(length, found.shape[axis]), axes=(axis, 1)), -1, axis)
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import torch
 from ..attributions.baselines import Baseline, baseline
 from ..attributions.method import Method
 from ..attributions.rendering import render
-from ..contract import Randomise, Subject, Target
+from ..contract import Randomise, Subject, Target, Task
 from ..errors import StageError
 from ..numerics.seeds import stable_seed
 from .chance import GRAINS, random_heatmap
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..network.batch import Batch
 
 
-#: Above this many passes for a map, it is made under random weights and noise for the first few images of a batch.
+#: Above this many passes for a map, it is made under random weights and noise for the first few images of a task.
 _MANY_PASSES, _FEW_IMAGES = 32, 4
 
 
@@ -67,12 +67,6 @@ class Trial:
     subject: Subject
     protocol: Protocol
 
-    def few(self) -> Trial:
-        """The same with the first images alone, where a map takes many passes: other tests make it again and again."""
-        if self.method.passes(self.subject) <= _MANY_PASSES:
-            return self
-        return replace(self, batch=self.batch.only(np.arange(min(_FEW_IMAGES, len(self.batch)))))
-
     def maps(self, batch: Batch) -> dict[str, np.ndarray]:
         """Heatmaps at their own resolution by path, float64."""
         found = self.method.maps(batch, self.subject, self.target)
@@ -89,15 +83,15 @@ class Trial:
         return {**maps, **render(small, {"rendering": rendering}, self.subject.input_shape)}
 
 
-def measure(trial: Trial, draw: int) -> dict[str, np.ndarray]:
+def measure(trial: Trial, task: Task) -> dict[str, np.ndarray]:
     """Everything that one batch tells of a method.
 
     Parameters
     ----------
     trial
         Method and images.
-    draw
-        Which set of random weights.
+    task
+        What the batch is part of; its argument says which set of random weights.
 
     Returns
     -------
@@ -106,13 +100,11 @@ def measure(trial: Trial, draw: int) -> dict[str, np.ndarray]:
     """
     maps = trial.maps(trial.batch)
     large = trial.enlarged(maps)
-    few = trial.few()
     found = _curves(trial, large) | _against_regions(trial, large)
-    found |= _randomised(few, maps, draw) | _disturbed(few, maps)
-    for name in ("randomisation", "sensitivity"):
-        rows = found[name]
-        blank = np.full((len(trial.batch) - len(rows), *rows.shape[1:]), np.nan, rows.dtype)
-        found[name] = np.concatenate([rows, blank])
+    rows = np.arange(len(trial.batch))
+    if trial.method.passes(trial.subject) > _MANY_PASSES:
+        rows = np.flatnonzero(np.isin(trial.batch.positions, task.images[:_FEW_IMAGES]))
+    found |= _made_again(trial, maps, rows, task.argument["draw"])
     return found | {
         "image": np.asarray(trial.batch.positions, np.int64),
         "target": np.asarray(trial.batch.target_class(trial.target), np.int32),
@@ -163,25 +155,39 @@ def _one_curve(
     return curve(trial.batch.call, first, last, ranks, classes, counts, ends, trial.subject.batch)
 
 
-def _randomised(trial: Trial, maps: Mapping[str, np.ndarray], draw: int) -> dict[str, np.ndarray]:
-    batch, protocol = trial.batch, trial.protocol
-    found = np.full((len(batch), len(maps), protocol.levels), np.nan, np.float32)
-    modules, elsewhere = drawable_modules(batch.model, trial.subject.layers)
+def _made_again(trial: Trial, maps: Mapping[str, np.ndarray], rows: np.ndarray, draw: int) -> dict[str, np.ndarray]:
+    """Heatmaps of some images under random weights and under noise, against those as they are."""
+    protocol, shape = trial.protocol, (len(trial.batch), len(maps))
+    modules, elsewhere = drawable_modules(trial.batch.model, trial.subject.layers)
     levels = cascade(modules, protocol.levels)
-    seed = stable_seed(trial.subject.seed, str(draw), "faithfulness draw")
-    for level, names in enumerate(levels):
-        other = trial.maps(batch.under(Randomise(names, seed), trial.method.asks(trial.subject)))
-        for place, path in enumerate(maps):
-            found[:, place, level] = rank_correlation(maps[path][: len(batch)], other[path])
-    return {
-        "randomisation": found,
+    found = {
+        "randomisation": np.full((*shape, protocol.levels), np.nan, np.float32),
+        "sensitivity": np.full(shape, np.nan, np.float32),
         "level_modules": np.array([len(names) for names in levels], np.int64),
         "level_last": np.array([names[-1] for names in levels], str),
         "level_elsewhere": np.array([elsewhere], np.int64),
     }
+    if len(rows):
+        part = replace(trial, batch=trial.batch.only(rows))
+        some = {path: heatmap[rows] for path, heatmap in maps.items()}
+        seed = stable_seed(trial.subject.seed, str(draw), "faithfulness draw")
+        found["randomisation"][rows, :, : len(levels)] = _randomised(part, some, levels, seed)
+        found["sensitivity"][rows] = _disturbed(part, some)
+    return found
 
 
-def _disturbed(trial: Trial, maps: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _randomised(
+    trial: Trial, maps: Mapping[str, np.ndarray], levels: Sequence[tuple[str, ...]], seed: int
+) -> np.ndarray:
+    found = np.full((len(trial.batch), len(maps), len(levels)), np.nan)
+    for level, names in enumerate(levels):
+        other = trial.maps(trial.batch.under(Randomise(names, seed), trial.method.asks(trial.subject)))
+        for place, path in enumerate(maps):
+            found[:, place, level] = rank_correlation(maps[path], other[path])
+    return found
+
+
+def _disturbed(trial: Trial, maps: Mapping[str, np.ndarray]) -> np.ndarray:
     batch, protocol = trial.batch, trial.protocol
     worst = np.full((len(batch), len(maps)), np.nan)
     images = batch.images.float().cpu().numpy()
@@ -190,8 +196,8 @@ def _disturbed(trial: Trial, maps: Mapping[str, np.ndarray]) -> dict[str, np.nda
         noisy = batch.images + torch.from_numpy(noise).to(batch.images)
         other = trial.maps(batch.again(noisy, trial.method.asks(trial.subject)))
         for place, path in enumerate(maps):
-            worst[:, place] = np.fmax(worst[:, place], relative_change(maps[path][: len(batch)], other[path]))
-    return {"sensitivity": worst.astype(np.float32)}
+            worst[:, place] = np.fmax(worst[:, place], relative_change(maps[path], other[path]))
+    return worst
 
 
 def _against_regions(trial: Trial, large: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -185,8 +185,7 @@ class FaithfulnessLeaf(Leaf):
             subject.seed,
             wrong_only=self.method.images == "wrong" or self.method.target == "contrast",
         ).tolist()
-        size = min(_TOGETHER, subject.batch)
-        parts = [tuple(chosen[start : start + size]) for start in range(0, len(chosen), size)]
+        parts = [tuple(chosen[start : start + _TOGETHER]) for start in range(0, len(chosen), _TOGETHER)]
         return [Task(self.name, part, argument={"draw": draw}) for draw, part in enumerate(parts)]
 
     def process(self, batch: Batch, task: Task, subject: Subject) -> Result:
@@ -196,7 +195,7 @@ class FaithfulnessLeaf(Leaf):
         if not len(usable):
             return Result()
         trial = Trial(self.method, target, batch.only(usable), subject, self.protocol)
-        found = measure(trial, task.argument["draw"])
+        found = measure(trial, task)
         check_maps(self.name, found["maps"], expected_maps(self.method, subject))
         return Result(partial=found)
 

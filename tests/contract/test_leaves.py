@@ -32,7 +32,7 @@ def _stage(path):
     node = OmegaConf.load(path)
     if not str(node.get("_target_", "")).startswith("convaudit.stages."):
         return None
-    tree = OmegaConf.create({"seed": 0, "gates": {}, path.parent.name: node})
+    tree = OmegaConf.create({"seed": 0, "gates": {}, "attributions": {"methods": {}}, path.parent.name: node})
     stage = build(OmegaConf.to_container(tree, resolve=True)[path.parent.name], path.parent.name)
     return stage if isinstance(stage, Stage) else None
 

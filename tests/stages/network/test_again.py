@@ -9,6 +9,7 @@ import torch
 from convaudit.stages.contract import Ablate, Ask, Gradient, Randomise
 from convaudit.stages.errors import StageError
 from convaudit.stages.network.batch import opened
+from convaudit.stages.network.variants import redrawn
 
 from ...tiny_models import ALL, conv_net, functional_net, residual_net, tiny_blocks, tiny_images, tiny_subject
 
@@ -118,3 +119,67 @@ def test_bad_images_stay_bad():
         assert (
             again.gradient("predicted", "input").flatten(1).isnan().all(1).tolist() == [False, True, False, False] * 2
         )
+
+
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_under_a_variant_targets_are_those_of_the_first_look(name):
+    model = ALL[name]().double()
+    subject, block = _world(model)
+    variant = Randomise(("",), seed=3)
+    with opened(model, block, subject, Ask()) as batch:
+        part = batch.only(np.array([2, 0]))
+        other = part.under(variant, ASK)
+        assert other.altered
+        assert not batch.altered
+        assert other.ids == part.ids
+        assert other.target_class("predicted").tolist() == part.target_class("predicted").tolist()
+        images = part.images.clone().requires_grad_()
+        drawn = torch.func.functional_call(model, redrawn(model, ("",), 3), (images,))
+        torch.testing.assert_close(other.logits, drawn.detach())
+        picked = drawn[torch.arange(2), torch.from_numpy(part.target_class("predicted")).long()].sum()
+        (want,) = torch.autograd.grad(picked, images)
+        torch.testing.assert_close(other.gradient("predicted", "input"), want)
+        # What runs again from there stays under the variant, and means the same classes.
+        again = other.again(torch.cat([other.images] * 2), ASK)
+        torch.testing.assert_close(again.gradient("predicted", "input")[:2], want)
+        torch.testing.assert_close(other.call(other.images), other.logits)
+
+
+def test_nothing_is_observed_under_a_variant():
+    model = conv_net()
+    subject, block = _world(model)
+    with opened(model, block, subject, Ask()) as batch, pytest.raises(StageError, match="nothing can be observed"):
+        batch.under(Randomise(("fc",), 0), Ask(observe=("fc",)))
+
+
+def test_what_leaves_share_is_worked_out_once_for_the_same_images():
+    model = conv_net()
+    subject, block = _world(model)
+    calls = []
+
+    def work():
+        calls.append(1)
+        return len(calls)
+
+    with opened(model, block, subject, Ask()) as batch:
+        part = batch.only(np.array([1, 2]))
+        assert [batch.once("a", work), batch.once("a", work), batch.once("b", work), part.once("a", work)] == [
+            1, 1, 2, 3,
+        ]  # fmt: skip
+        assert batch.only(np.array([1, 2])).once("a", work) == 3
+    with opened(model, block, subject, Ask()) as batch:
+        assert batch.once("a", work) == 4
+
+
+def test_regions_follow_their_images():
+    model = conv_net()
+    subject, block = _world(model)
+    regions = np.random.default_rng(0).random((4, *subject.input_shape[1:])) < 0.5
+    with opened(model, replace(block, regions=regions), subject, Ask()) as batch:
+        np.testing.assert_array_equal(batch.regions, regions)
+        part = batch.only(np.array([3, 1]))
+        np.testing.assert_array_equal(part.regions, regions[[3, 1]])
+        again = part.again(torch.cat([part.images] * 2), Ask())
+        np.testing.assert_array_equal(again.regions, regions[[3, 1, 3, 1]])
+    with opened(model, block, subject, Ask()) as batch:
+        assert batch.regions is None
