@@ -162,7 +162,7 @@ def _measured(outcomes: Sequence[Outcome], stored: Stored) -> Measurement:
     return Measurement(
         "gaze/shortcuts",
         float(sum(found.confirmed >= 0 for found in outcomes)) if compared else float("nan"),
-        "classes",
+        "1",
         "lower",
         compared,
         "gaze/confirmation/confirmed",

@@ -126,7 +126,7 @@ def _measured(found: int, compared: int) -> Measurement:
     return Measurement(
         "gaze/shortcut_candidates",
         float(found) if compared else float("nan"),
-        "classes",
+        "1",
         "lower",
         compared,
         "gaze/shortcuts/class",
