@@ -23,6 +23,8 @@ ORDER = (
     "predictions",
     "confusion",
     "attributions",
+    "faithfulness",
+    "gaze",
     "neighbors",
     "embeddings",
     "filters",

@@ -48,7 +48,8 @@ def code(stage: dict) -> set[str]:
 def read_nouns(config, name: str) -> set[str]:
     leaves = [leaf.name for stage in config.stages.values() for leaf in stage.leaves()]
     patterns = [read for leaf in config.stages[name].leaves() for read in leaf.reads]
-    return {leaf.split("/")[0] for pattern in patterns for leaf in leaves if fnmatch.fnmatchcase(leaf, pattern)}
+    found = {leaf.split("/")[0] for pattern in patterns for leaf in leaves if fnmatch.fnmatchcase(leaf, pattern)}
+    return found - {name}
 
 
 def needs_model(config, name: str) -> bool:
