@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from torch import Tensor
+from torch.nn.modules import activation
 
 from ..contract import Ask, ReluRule, Subject, Target, Unit
 from ..errors import ConfigError
@@ -98,10 +99,10 @@ def require_relu(subject: Subject, method: str) -> None:
         When there is no ReLU among the layers.
     """
     if not any(layer.kind == "relu" for layer in subject.layers):
-        modules = sorted({layer.module for layer in subject.layers if layer.kind == "other"})
+        modules = sorted({layer.module for layer in subject.layers if hasattr(activation, layer.module)})
         raise ConfigError(
-            f"{method}: the network has no ReLU among its {len(subject.layers)} layers (beside convolutions, norms and "
-            f"pools: {', '.join(modules) or 'nothing'}), so that this would be the plain gradient; use saliency"
+            f"{method}: the network has no ReLU among its {len(subject.layers)} layers (nonlinear modules: "
+            f"{', '.join(modules) or 'none'}), so that this would be the plain gradient; use saliency"
         )
 
 

@@ -92,7 +92,7 @@ class AttributionLeaf(Leaf):
         heatmaps, facts = self.method.work(part, subject)
         targets, valid = self.method.targets(subject), np.asarray(part.valid, bool)
         target = np.stack([part.target_class(one) for one in targets], axis=1).astype(np.int32)
-        finite = np.isfinite(part.logits.float().cpu().numpy()).all(axis=1)
+        finite = np.asarray(np.isfinite(part.logits.float().cpu().numpy()).all(axis=1))
         # A unit is no class, but every image has it.
         inside = np.array([isinstance(one, Unit) for one in targets])
         expected = (target >= 0) | (valid[:, None] & (inside | ~finite[:, None]))

@@ -89,7 +89,7 @@ def _others() -> dict[Callable[..., Any], str]:
     table |= dict.fromkeys((F.elu, F.elu_), "elu")
     table |= dict.fromkeys((F.selu, F.selu_, torch.selu, torch.selu_), "selu")
     table |= dict.fromkeys((F.celu, F.celu_, torch.celu, torch.celu_), "celu")
-    table |= dict.fromkeys((F.threshold, F.threshold_, torch.threshold, torch.threshold_), "threshold")
+    table |= dict.fromkeys((F.threshold, torch.threshold, torch.threshold_), "threshold")
     sigmoids = (F.sigmoid, torch.sigmoid, torch.sigmoid_, Tensor.sigmoid, Tensor.sigmoid_, torch.special.expit)
     table |= dict.fromkeys(sigmoids, "sigmoid")
     tanhs = (F.tanh, torch.tanh, torch.tanh_, Tensor.tanh, Tensor.tanh_)
