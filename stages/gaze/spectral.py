@@ -14,7 +14,7 @@ _FLOOR = 1e-6
 def affinities(shares: Float[np.ndarray, "image cell"]) -> Float[np.ndarray, "image image"]:
     """How alike heatmaps are: a Gaussian of their distance, in units of each image's own neighborhood.
 
-    Zelnik-Manor and Perona 2004, eq. 3, of the Hellinger distance, which suits maps that add up to 1. Departs from
+    Self-tuning (zelnik2004, eq. 3), of the Hellinger distance, which suits maps that add up to 1. Departs from
     SpRAy, which joins nearest neighbors by Euclidean distance: that graph falls apart into as many pieces as chance
     will have it when a class has few images.
 
@@ -45,7 +45,7 @@ def eigenvalues(affinity: Float[np.ndarray, "image image"], count: int) -> Float
 
 
 def eigengap(values: Float[np.ndarray, " rank"], most: int) -> int:
-    """Number of groups after which the eigenvalues make their largest jump (von Luxburg 2007, section 8.3).
+    """Number of groups after which the eigenvalues make their largest jump (luxburg2007, section 8.3).
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def clusters(
     least
         Fewer images than this are one group.
     seed
-        Of the start of the eigensolver; the assignment (cluster QR, Damle, Minden and Ying 2019) draws nothing.
+        Of the start of the eigensolver; the assignment (cluster QR, damle2019) draws nothing.
 
     Returns
     -------
