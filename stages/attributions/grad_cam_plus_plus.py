@@ -111,7 +111,8 @@ class GradCamPlusPlus(LayerMethod):
         notes, measurements, findings = super().told(facts, subject)
         negative = {layer.name: int(facts.get(f"sum:negative:{layer.name}", 0)) for layer in self.chosen(subject)}
         more = (*_negative(negative), *_large(int(facts.get("sum:large", 0))))
-        return {**notes, "score": self.score}, measurements, (*findings, *more)
+        unit = "exp(logit)" if self.score == "exp" else "logit"
+        return {**notes, "score": self.score, "unit": unit}, measurements, (*findings, *more)
 
 
 #: Above this the exponential does not fit into what is stored.

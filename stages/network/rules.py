@@ -83,10 +83,11 @@ class _Relu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, relu: ReluCall, rules: ReluRules) -> Tensor:
         inside = _inside(value, relu.upper) if relu.function == "clamp" else None
-        output = value if relu.inplace else value.clone()
-        output = output.relu_() if relu.upper is None else output.clamp_(0.0, relu.upper)
         if relu.inplace:
+            output = value.relu_() if relu.upper is None else value.clamp_(0.0, relu.upper)
             ctx.mark_dirty(value)
+        else:
+            output = value.relu() if relu.upper is None else value.clamp(0.0, relu.upper)
         ctx.save_for_backward(output, inside)
         ctx.relu, ctx.rules = relu, rules
         return output

@@ -109,6 +109,7 @@ def test_on_a_network_it_is_the_replica_of_a_plain_backward_pass(factory, layer,
         want = _replica(activation, gradient, logit if score == "exp" else None, relu=True)
         np.testing.assert_allclose(rows[:, target], want, rtol=1e-5, atol=1e-9)
     assert notes["score"] == score
+    assert notes["unit"] == {"exp": "exp(logit)", "logit": "logit"}[score]
     assert notes["rendering"]["kind"] == "layer"
 
 
