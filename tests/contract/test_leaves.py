@@ -25,6 +25,8 @@ from ..tiny_models import conv_net, residual_net, signal_net, tiny_blocks, tiny_
 CONF = Path(convaudit.conf.__file__).parent
 NETS = {"images": conv_net, "residual": residual_net, "signals": signal_net}
 N_IMAGE = 7
+#: Settings by method that make it cheap; what is held here does not hang on how many samples it takes.
+SMALLER = {"rise": {"masks": 64, "every": 16}, "smooth_grad": {"samples": 4}, "smooth_grad_squared": {"samples": 4}}
 
 
 def _stage(path):
@@ -32,6 +34,8 @@ def _stage(path):
     node = OmegaConf.load(path)
     if not str(node.get("_target_", "")).startswith("convaudit.stages."):
         return None
+    for name, method in node.get("methods", {}).items() if path.parent.name == "attributions" else ():
+        method.update(SMALLER.get(name, {}))
     tree = OmegaConf.create({"seed": 0, "gates": {}, "attributions": {"methods": {}}, path.parent.name: node})
     stage = build(OmegaConf.to_container(tree, resolve=True)[path.parent.name], path.parent.name)
     return stage if isinstance(stage, Stage) else None
