@@ -108,7 +108,7 @@ def _shortcut(material: Material, album: Album, row: int) -> Shortcut:
     shown = confirmed if confirmed >= 0 else int(suspected)
     grid = material.notes("gaze/shortcuts")["grid"]
     return Shortcut(
-        name=material.class_name(int(material.row("gaze/shortcuts/class", row))),
+        name=_name(material, row),
         place=place_name(cells[shown], grid),
         confirmed=confirmed >= 0,
         share=float(material.row("gaze/shortcuts/share", row)),
@@ -118,6 +118,11 @@ def _shortcut(material: Material, album: Album, row: int) -> Shortcut:
         trials=tuple(_trial(material, row, cell, cells, shown) for cell in range(len(cells))),
         changes=_changes(material, album, row, shown),
     )
+
+
+def _name(material: Material, row: int) -> str:
+    name, group = (material.row(f"gaze/shortcuts/{column}", row) for column in ("class", "group"))
+    return material.class_name(int(name)) + (f", group {int(group) + 1}" if group >= 0 else "")
 
 
 def _trial(material: Material, row: int, cell: int, cells: np.ndarray, shown: int) -> Trial:

@@ -26,7 +26,7 @@ class Limits:
         That share minus this mean, in standard deviations of the other classes; not asked where there are fewer than
         three others.
     images
-        Right images of the class.
+        Right images of the class, or of one group among its heatmaps.
     """
 
     share: float
@@ -37,21 +37,24 @@ class Limits:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A class that draws its evidence from one border cell.
+    """A class, or one group of its heatmaps, that draws its evidence from one border cell.
 
     Parameters
     ----------
     label
         The class.
+    group
+        Which of its groups; -1 for the whole class.
     cell
         The cell, along each axis of the coarse grid.
     share, rest
-        Share of the evidence there: of the class, and mean of the other classes.
+        Share of the evidence there: of the class or group, and mean of the other classes.
     deviations
         Their difference in standard deviations of the other classes; NaN for fewer than three others.
     """
 
     label: int
+    group: int
     cell: tuple[int, ...]
     share: float
     rest: float
@@ -69,9 +72,14 @@ def border_cells(grid: Sequence[int]) -> tuple[tuple[int, ...], ...]:
 
 
 def suspects(
-    heatmap: Float[np.ndarray, "class ..."], n: Int[np.ndarray, " class"], grid: Sequence[int], limits: Limits
+    heatmap: Float[np.ndarray, "class ..."],
+    n: Int[np.ndarray, " class"],
+    grid: Sequence[int],
+    limits: Limits,
+    group_heatmap: Float[np.ndarray, "class group ..."] | None = None,
+    group_n: Int[np.ndarray, "class group"] | None = None,
 ) -> tuple[Candidate, ...]:
-    """Find classes that stand out in a border cell.
+    """Find classes that stand out in a border cell, and groups of classes that do not do so as a whole.
 
     Parameters
     ----------
@@ -83,34 +91,54 @@ def suspects(
         Coarse grid on which they are compared.
     limits
         What counts as standing out.
+    group_heatmap, group_n
+        The same of the groups within each class, where there are any.
 
     Returns
     -------
     tuple of Candidate
-        The cell of the largest share for each such class, largest excess over the others first.
+        The cell of the largest excess over the other classes for each, whole classes first, largest excess first.
     """
-    seen = np.flatnonzero(n > 0)
-    coarse = pooled(heatmap[seen], grid)
-    cells = border_cells(grid)
-    shares = np.array([coarse[(slice(None), *cell)] for cell in cells]).T
+    cells, seen = border_cells(grid), np.flatnonzero(n > 0)
+    shares = _border_shares(heatmap[seen], grid, cells)
     found = []
-    for row, label in enumerate(seen):
+    for row, label in enumerate(map(int, seen)):
         others = np.delete(shares, row, axis=0)
-        if n[label] < limits.images or not len(others):
-            continue
-        best = int(np.argmax(shares[row] - others.mean(axis=0)))
-        candidate = _candidate(int(label), cells[best], shares[row, best], others[:, best])
-        if _stands_out(candidate, limits):
-            found.append(candidate)
-    return tuple(sorted(found, key=lambda one: (one.rest - one.share, one.label)))
+        whole = _standing_out(label, -1, shares[row], others, cells, limits) if n[label] >= limits.images else []
+        found += whole
+        if not whole and group_heatmap is not None and group_n is not None and (group_n[label] > 0).sum() > 1:
+            groups = np.flatnonzero(group_n[label] >= limits.images)
+            parts = _border_shares(group_heatmap[label][groups], grid, cells)
+            for group, part in zip(map(int, groups), parts, strict=True):
+                found += _standing_out(label, group, part, others, cells, limits)
+    return tuple(sorted(found, key=lambda one: (one.group >= 0, one.rest - one.share, one.label, one.group)))
 
 
-def _candidate(label: int, cell: tuple[int, ...], share: float, others: np.ndarray) -> Candidate:
-    rest, deviations = float(others.mean()), math.nan
+def _border_shares(
+    heatmap: Float[np.ndarray, "row ..."], grid: Sequence[int], cells: Sequence[tuple[int, ...]]
+) -> Float[np.ndarray, "row cell"]:
+    coarse = pooled(heatmap, grid)
+    return np.stack([coarse[(slice(None), *cell)] for cell in cells], axis=1)
+
+
+def _standing_out(
+    label: int,
+    group: int,
+    shares: Float[np.ndarray, " cell"],
+    others: Float[np.ndarray, "class cell"],
+    cells: Sequence[tuple[int, ...]],
+    limits: Limits,
+) -> list[Candidate]:
+    """The candidate in its most unusual cell, if it stands out there."""
+    if not len(others):
+        return []
+    best = int(np.argmax(shares - others.mean(axis=0)))
+    share, rest, deviations = float(shares[best]), float(others[:, best].mean()), math.nan
     if len(others) >= 3:
-        spread = float(others.std(ddof=1))
-        deviations = (float(share) - rest) / spread if spread > 0 else math.inf
-    return Candidate(label, cell, float(share), rest, deviations)
+        spread = float(others[:, best].std(ddof=1))
+        deviations = (share - rest) / spread if spread > 0 else math.inf
+    candidate = Candidate(label, group, cells[best], share, rest, deviations)
+    return [candidate] if _stands_out(candidate, limits) else []
 
 
 def _stands_out(candidate: Candidate, limits: Limits) -> bool:

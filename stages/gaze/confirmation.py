@@ -12,7 +12,7 @@ from ..contract import Leaf, Partial, Result, Stored, Subject, Task, settings
 from ..errors import ConfigError
 from ..specs import ArraySpec, Measurement, SizedArray, Summary
 from .outcomes import Outcome, finding, outcome
-from .patches import by_shard, candidate_classes, other_images, own_images
+from .patches import by_shard, other_images, own_images, tried_candidates
 from .shortcuts import ShortcutsLeaf
 from .trials import covered, pasted
 
@@ -76,7 +76,7 @@ class ConfirmationLeaf(Leaf):
     @property
     def reads(self) -> tuple[str, ...]:
         """The candidates, what they have in common, and what was answered."""
-        return ("gaze/shortcuts", "gaze/patches", "predictions")
+        return ("gaze/clusters", "gaze/shortcuts", "gaze/patches", "predictions")
 
     def writes(self, subject: Subject) -> tuple[SizedArray, ...]:
         """Counts per candidate and border cell."""
@@ -90,11 +90,11 @@ class ConfirmationLeaf(Leaf):
         # One array for all tasks, so that it is pickled once.
         boxes = np.asarray(stored["gaze/shortcuts/box"][:])
         found = []
-        for row, label in candidate_classes(stored):
+        for row, label, group in tried_candidates(stored):
             mean = np.asarray(stored["gaze/patches/mean"][row])
             argument = {"candidate": row, "boxes": boxes, "mean": mean}
             for pasting, images in (
-                (False, own_images(subject, stored, label, self.images)),
+                (False, own_images(subject, stored, label, group, self.images)),
                 (True, other_images(subject, stored, label, self.others)),
             ):
                 found += [
@@ -136,13 +136,15 @@ class ConfirmationLeaf(Leaf):
         outcomes = []
         if partials:
             answers = {key: np.concatenate([part[key] for part in partials]) for key in _KEYS}
-            outcomes = [outcome(row, stored, answers, self.effect) for row, _ in candidate_classes(stored)]
+            outcomes = [outcome(row, stored, answers, self.effect) for row, _, _ in tried_candidates(stored)]
         for found in outcomes:
             table["covered"][found.row], table["pasted"][found.row] = found.covered, found.pasted
             table["lost"][found.row], table["won"][found.row] = found.lost, found.won
             table["confirmed"][found.row] = found.confirmed
         grid = self.shortcuts.grid(subject)
-        findings = tuple(finding(found, subject, stored, grid) for found in outcomes)
+        # A group is an extreme of its class by construction: it says nothing unless the network falls for it.
+        told = [found for found in outcomes if found.confirmed >= 0 or found.group < 0]
+        findings = tuple(finding(found, subject, stored, grid) for found in told)
         return Summary(table, (_measured(outcomes, stored),), findings, self._notes(outcomes))
 
     def _notes(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -161,7 +163,7 @@ def _measured(outcomes: Sequence[Outcome], stored: Stored) -> Measurement:
     compared = int(stored.summary("gaze/shortcuts").notes.get("compared_classes", 0))
     return Measurement(
         "gaze/shortcuts",
-        float(sum(found.confirmed >= 0 for found in outcomes)) if compared else float("nan"),
+        float(len({found.label for found in outcomes if found.confirmed >= 0})) if compared else float("nan"),
         "1",
         "lower",
         compared,

@@ -22,8 +22,8 @@ class Outcome:
 
     Parameters
     ----------
-    row, label
-        Its row among the candidates, and its class.
+    row, label, group
+        Its row among the candidates, its class, and which of its groups (-1 for the whole class).
     suspected
         Border cell from which the heatmaps draw their evidence.
     confirmed
@@ -38,6 +38,7 @@ class Outcome:
 
     row: int
     label: int
+    group: int
     suspected: int
     confirmed: int
     covered: int
@@ -46,6 +47,11 @@ class Outcome:
     won: tuple[int, ...]
     images_lost: tuple[int, ...]
     images_won: tuple[int, ...]
+
+    @property
+    def shown(self) -> int:
+        """The cell to speak of: the confirmed one, else the suspected one."""
+        return self.confirmed if self.confirmed >= 0 else self.suspected
 
 
 def outcome(row: int, stored: Stored, answers: Mapping[str, np.ndarray], effect: float) -> Outcome:
@@ -76,6 +82,7 @@ def outcome(row: int, stored: Stored, answers: Mapping[str, np.ndarray], effect:
     return Outcome(
         row=row,
         label=label,
+        group=int(np.asarray(stored["gaze/shortcuts/group"][:])[row]),
         suspected=suspected,
         confirmed=confirmed,
         covered=len(loses),
@@ -127,19 +134,9 @@ def confirmed_cell(
 def finding(found: Outcome, subject: Subject, stored: Stored, grid: Sequence[int]) -> Finding:
     """Say what was found: an error where the network falls for it, else for information."""
     cells = np.asarray(stored["gaze/shortcuts/border_cell"][:])
-    cell = found.confirmed if found.confirmed >= 0 else found.suspected
-    box = np.asarray(stored["gaze/shortcuts/box"][:])[cell]
-    name, place = subject.class_names[found.label], place_name(cells[cell], grid)
-    pixels = ", ".join(f"{axis} {a} to {b - 1}" for axis, (a, b) in zip(subject.axes, box, strict=True))
-    share = float(np.asarray(stored["gaze/shortcuts/share"][:])[found.row])
-    rest = float(np.asarray(stored["gaze/shortcuts/rest"][:])[found.row])
-    drawn = place_name(cells[found.suspected], grid)
-    tried = (
-        f"Covering it (pixels {pixels}) loses the class in {found.lost[cell]} of {found.covered} images, pasting it "
-        f"onto other classes turns {found.won[cell]} of {found.pasted} into {name}; in the median border cell it is "
-        f"{_usual(found.lost, cell)} and {_usual(found.won, cell)}. The heatmaps draw {share:.0%} of the class's "
-        f"evidence from the {drawn}, those of the other classes {rest:.1%}."
-    )
+    name = subject.class_names[found.label]
+    place = place_name(cells[found.shown], grid)
+    tried = _tried(found, subject, stored, place_name(cells[found.suspected], grid))
     if found.confirmed < 0:
         return Finding(
             "gaze/shortcut-suspected",
@@ -152,13 +149,34 @@ def finding(found: Outcome, subject: Subject, stored: Stored, grid: Sequence[int
     return Finding(
         "gaze/shortcut",
         "error",
-        f"Class {name} is recognised by what lies in the {place}"
-        if "edge" in place or "corner" in place
-        else f"Class {name} is recognised by the {place} of the signal",
+        f"{'Class' if found.group < 0 else 'Part of class'} {name} is recognised by what lies "
+        f"{'in' if len(grid) > 1 else 'at'} the {place}",
         f"{tried} What next: look at what lies there (a watermark, a tag, a frame); remove it from the data or add it "
         "to all classes, and train again. The accuracy of this class says nothing about images without it.",
         found.images_lost[:_EXAMPLES],
     )
+
+
+def _tried(found: Outcome, subject: Subject, stored: Stored, drawn: str) -> str:
+    """What was tried, what came of it, and what the heatmaps had shown."""
+    cell, name = found.shown, subject.class_names[found.label]
+    box = np.asarray(stored["gaze/shortcuts/box"][:])[cell]
+    pixels = ", ".join(f"{axis} {a} to {b - 1}" for axis, (a, b) in zip(subject.axes, box, strict=True))
+    share, rest = (float(np.asarray(stored[f"gaze/shortcuts/{column}"][:])[found.row]) for column in ("share", "rest"))
+    return (
+        f"Covering it (pixels {pixels}) loses the class in {found.lost[cell]} of {found.covered} images, pasting it "
+        f"onto other classes turns {found.won[cell]} of {found.pasted} into {name}; in the median border cell it is "
+        f"{_usual(found.lost, cell)} and {_usual(found.won, cell)}. The heatmaps {_whose(found, stored)}draw "
+        f"{share:.0%} of their evidence from the {drawn}, those of the other classes {rest:.1%}."
+    )
+
+
+def _whose(found: Outcome, stored: Stored) -> str:
+    """Say of how many images a group consists; empty for a whole class."""
+    if found.group < 0:
+        return ""
+    sizes = np.asarray(stored["gaze/clusters/size"][:])[found.label]
+    return f"of {sizes[found.group]} of {sizes.sum()} of its images, a group of their own, "
 
 
 def _usual(counts: Sequence[int], cell: int) -> str:

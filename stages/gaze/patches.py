@@ -1,4 +1,4 @@
-"""What the images of a suspected class have in common: their mean."""
+"""What the images of a suspected class, or of a group within it, have in common: their mean."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MEAN = ArraySpec(
     ("candidate", "channel", "*space"),
     "float32",
     "network input",
-    "Mean of the class's images that are right; NaN: row not used.",
+    "Mean of the candidate's images that are right; NaN: row not used.",
 )
 COUNT = ArraySpec("n", ("candidate",), "int64", "images", "Images behind that mean; -1: row not used.")
 
@@ -61,7 +61,7 @@ class PatchesLeaf(Leaf):
     @property
     def reads(self) -> tuple[str, ...]:
         """The candidates, and what was answered."""
-        return ("gaze/shortcuts", "predictions")
+        return ("gaze/clusters", "gaze/shortcuts", "predictions")
 
     def writes(self, subject: Subject) -> tuple[SizedArray, ...]:
         """One image per candidate."""
@@ -71,8 +71,8 @@ class PatchesLeaf(Leaf):
         """One per candidate and shard; none without candidates."""
         return [
             Task(self.name, images, start=images[0], argument={"candidate": row})
-            for row, label in candidate_classes(stored)
-            for images in by_shard(subject, own_images(subject, stored, label, self.images))
+            for row, label, group in tried_candidates(stored)
+            for images in by_shard(subject, own_images(subject, stored, label, group, self.images))
         ]
 
     def process(self, batch: Batch, task: Task, subject: Subject) -> Result:
@@ -97,17 +97,19 @@ class PatchesLeaf(Leaf):
         return Summary({"mean": mean, "n": n})
 
 
-def candidate_classes(stored: Stored) -> list[tuple[int, int]]:
-    """Row and class of every candidate."""
-    labels = np.asarray(stored["gaze/shortcuts/class"][:])
-    return [(row, int(label)) for row, label in enumerate(labels) if label >= 0]
+def tried_candidates(stored: Stored) -> list[tuple[int, int, int]]:
+    """Row, class and group (-1 for the whole class) of every candidate."""
+    labels, groups = (np.asarray(stored[f"gaze/shortcuts/{name}"][:]) for name in ("class", "group"))
+    return [(row, int(labels[row]), int(groups[row])) for row in range(len(labels)) if labels[row] >= 0]
 
 
-def own_images(subject: Subject, stored: Stored, label: int, most: int) -> np.ndarray:
-    """Right images of a class: all, or a random sample, in the order of the data set."""
+def own_images(subject: Subject, stored: Stored, label: int, group: int, most: int) -> np.ndarray:
+    """Right images of a class, or of one group within it: all, or a random sample, in the order of the data set."""
     predicted = np.asarray(stored["predictions/predicted"][:])
-    images = np.flatnonzero((predicted == subject.label) & (predicted == label))
-    return _sample(subject, images, most, f"class {label}", "gaze/own")
+    inside = (predicted == subject.label) & (predicted == label)
+    if group >= 0:
+        inside &= np.asarray(stored["gaze/clusters/cluster"][:]) == group
+    return _sample(subject, np.flatnonzero(inside), most, f"class {label}, group {group}", "gaze/own")
 
 
 def other_images(subject: Subject, stored: Stored, label: int, most: int) -> np.ndarray:

@@ -16,6 +16,9 @@ from .grids import boxes, coarser
 from .sources import Source
 
 LABEL = ArraySpec("class", ("candidate",), "int32", "class", "Class that draws its evidence from there; -1: not used.")
+GROUP = ArraySpec(
+    "group", ("candidate",), "int32", "1", "Group of heatmaps within the class that does so; -1: the whole class."
+)
 CELL = ArraySpec("cell", ("candidate", "axis"), "int32", "1", "Border cell, counted along each axis.")
 SHARE = ArraySpec("share", ("candidate",), "float64", "1", "Share of the class's evidence in that cell.")
 REST = ArraySpec("rest", ("candidate",), "float64", "1", "The same, mean over the other classes.")
@@ -30,7 +33,7 @@ BOX = ArraySpec(
 
 @dataclass(frozen=True)
 class ShortcutsLeaf(Leaf):
-    """Classes whose mean heatmap, against all others, stands out in one border cell.
+    """Classes, or groups of heatmaps within one, that stand out against all other classes in one border cell.
 
     Parameters
     ----------
@@ -49,7 +52,7 @@ class ShortcutsLeaf(Leaf):
     most: int
     limits: Limits
 
-    documents: ClassVar[tuple[ArraySpec, ...]] = (LABEL, CELL, SHARE, REST, DEVIATIONS, BORDER_CELL, BOX)
+    documents: ClassVar[tuple[ArraySpec, ...]] = (LABEL, GROUP, CELL, SHARE, REST, DEVIATIONS, BORDER_CELL, BOX)
 
     def __post_init__(self) -> None:
         if self.cells < 2:
@@ -69,8 +72,8 @@ class ShortcutsLeaf(Leaf):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Mean heatmaps."""
-        return ("gaze/classes",)
+        """Mean heatmaps of classes, and of groups within them."""
+        return ("gaze/classes", "gaze/clusters")
 
     def grid(self, subject: Subject) -> tuple[int, ...]:
         """Cells along each axis."""
@@ -79,7 +82,7 @@ class ShortcutsLeaf(Leaf):
     def writes(self, subject: Subject) -> tuple[SizedArray, ...]:
         """A table of candidates, and the border cells."""
         axes, n = len(subject.axes), len(border_cells(self.grid(subject)))
-        single = tuple(spec.sized((self.most,)) for spec in (LABEL, SHARE, REST, DEVIATIONS))
+        single = tuple(spec.sized((self.most,)) for spec in (LABEL, GROUP, SHARE, REST, DEVIATIONS))
         cells = (BORDER_CELL.sized((n, axes)), BOX.sized((n, axes, 2)))
         return (*single, CELL.sized((self.most, axes)), *cells)
 
@@ -94,10 +97,15 @@ class ShortcutsLeaf(Leaf):
         grid, n_class = self.grid(subject), subject.n_class
         heatmap = np.asarray(stored["gaze/classes/heatmap"][:])[:n_class]
         n = np.asarray(stored["gaze/classes/n"][:])[:n_class]
-        found = suspects(heatmap, n, grid, self.limits)
+        groups = np.asarray(stored["gaze/clusters/heatmap"][:], np.float64), np.asarray(stored["gaze/clusters/size"][:])
+        found = suspects(heatmap, n, grid, self.limits, *groups)
         table = {array.path: np.full(array.shape, array.spec.fill, array.spec.dtype) for array in self.writes(subject)}
         for row, candidate in enumerate(found[: self.most]):
-            table["class"][row], table["cell"][row] = candidate.label, candidate.cell
+            table["class"][row], table["group"][row], table["cell"][row] = (
+                candidate.label,
+                candidate.group,
+                candidate.cell,
+            )
             table["share"][row], table["rest"][row] = candidate.share, candidate.rest
             table["deviations"][row] = candidate.deviations
         cells = border_cells(grid)
@@ -116,9 +124,9 @@ class ShortcutsLeaf(Leaf):
             "candidates": found,
             "left_out": max(0, found - self.most),
             "compared_classes": compared,
-            "definition": f"A class of at least {limits.images} right images with at least {limits.share:g} of its "
-            f"evidence in one border cell, at least {limits.ratio:g} times and {limits.deviations:g} standard "
-            "deviations above the mean of the other classes there.",
+            "definition": f"A class, or a group among its heatmaps, of at least {limits.images} right images with at "
+            f"least {limits.share:g} of its evidence in one border cell, at least {limits.ratio:g} times and "
+            f"{limits.deviations:g} standard deviations above the mean of the other classes there.",
         }
 
 
@@ -130,5 +138,5 @@ def _measured(found: int, compared: int) -> Measurement:
         "lower",
         compared,
         "gaze/shortcuts/class",
-        "Classes that draw their evidence from one border cell, unlike the other classes; not yet tried.",
+        "Classes, or groups within one, that draw their evidence from one border cell, unlike others; not yet tried.",
     )

@@ -61,6 +61,7 @@ def test_suspects_are_those_of_the_definition(n_class, share):
     found = [(one.label, one.cell) for one in suspects(heatmap, n, (4, 5), LIMITS)]
     assert found == slow_suspects(heatmap, n, LIMITS)
     assert found == ([(1, (3, 0))] if share == 0.4 else found)
+    assert all(one.group == -1 for one in suspects(heatmap, n, (4, 5), LIMITS))
     assert not found or share > 0.05
 
 
@@ -94,6 +95,21 @@ def test_signals_have_two_ends():
     assert found.share == pytest.approx(0.94)
     assert found.rest == pytest.approx(0.05)
     assert found.deviations == math.inf
+
+
+def test_groups_are_suspected_where_their_class_is_not():
+    heatmap, n = np.full((5, 4, 5), 1 / 20), np.full(5, 40)
+    parts, sizes = np.full((5, 3, 4, 5), np.nan), np.zeros((5, 3), int)
+    parts[2, :2], sizes[2, :2] = 1 / 20, (25, 15)
+    parts[2, 1, 0, 0] += 0.5
+    parts[3, 0], sizes[3, 0] = parts[2, 1], 40
+    found = suspects(heatmap, n, (4, 5), LIMITS, parts, sizes)
+    assert [(one.label, one.group, one.cell) for one in found] == [(2, 1, (0, 0))]
+    sizes[2, 1] = 9
+    assert suspects(heatmap, n, (4, 5), LIMITS, parts, sizes) == ()
+    sizes[2, 1], heatmap[2] = 15, parts[2, 1]
+    found = suspects(heatmap, n, (4, 5), LIMITS, parts, sizes)
+    assert [(one.label, one.group) for one in found] == [(2, -1)]
 
 
 @pytest.mark.parametrize("space", [(6, 9), (12,)])
@@ -202,7 +218,7 @@ def sweep(leaf, net, images, subject, stored, bad=()):
     return settle(leaf, subject, stored, partials)
 
 
-def tried(where, heatmap_in_corner=True, shard=16, bad=(), **settings):
+def tried(where, heatmap_in_corner=True, shard=16, bad=(), group=False, **settings):
     net, images, subject, predicted = world(where, shard=shard)
     predicted[list(bad)] = -1
     source = {"source": "attributions/occlusion", "layer": None, "cells": 8}
@@ -211,7 +227,15 @@ def tried(where, heatmap_in_corner=True, shard=16, bad=(), **settings):
     if heatmap_in_corner:
         heatmap[1] = 0.001
         heatmap[1, 6:, 6:] = 1 - 0.06
-    arrays = {"gaze/classes/heatmap": heatmap, "gaze/classes/n": np.array([20, 20, 20, 0, *[0] * 12])}
+    cluster, size, parts = np.full(60, -1), np.zeros((4, 5), int), np.full((4, 5, 8, 8), np.nan)
+    if group:
+        # Every other image of the class, whose heatmap has what the mean of the class has not.
+        cluster[1::3] = np.arange(20) % 2
+        size[1, :2], parts[1, 0], parts[1, 1] = 10, heatmap[0], heatmap[1]
+        heatmap[1] = heatmap[0]
+    clusters = {"cluster": cluster, "size": size, "heatmap": parts}
+    arrays = {f"gaze/clusters/{name}": values for name, values in clusters.items()}
+    arrays |= {"gaze/classes/heatmap": heatmap, "gaze/classes/n": np.array([20, 20, 20, 0, *[0] * 12])}
     edges = [np.linspace(0, length, 9).tolist() for length in SHAPE[1:]]
     stored = StoredFake(
         {**arrays, "predictions/predicted": predicted}, {"gaze/classes": Summary(notes={"edges": edges})}
@@ -240,6 +264,24 @@ def test_a_corner_that_decides_is_an_error_with_counts_and_images(shard):
     mean = images[subject.label == 1].astype(np.float64).mean(axis=0)
     np.testing.assert_allclose(stored["gaze/patches/mean"][0], mean, atol=1e-6)
     assert stored["gaze/patches/n"].tolist() == [20, -1, -1, -1]
+
+
+def test_a_group_within_a_class_is_tried_by_itself():
+    summary, stored, images, subject = tried("corner", group=True)
+    found = codes_of(summary)["gaze/shortcut"]
+    assert found.title == "Part of class dog is recognised by what lies in the lower right corner"
+    assert "of 10 of 20 of its images" in found.detail
+    own = np.flatnonzero(subject.label == 1)[1::2]
+    assert set(found.images) == set(own.tolist())
+    assert stored["gaze/shortcuts/group"].tolist() == [1, -1, -1, -1]
+    assert stored["gaze/confirmation/covered"][0] == 10
+    np.testing.assert_allclose(stored["gaze/patches/mean"][0], images[own].astype(float).mean(axis=0), atol=1e-6)
+
+
+def test_a_group_that_the_network_does_not_hang_on_is_no_finding():
+    summary, stored, _, _ = tried("middle", group=True)
+    assert summary.findings == ()
+    assert stored["gaze/confirmation/covered"][0] == 10
 
 
 def test_a_corner_that_only_the_heatmaps_point_at_is_for_information():
