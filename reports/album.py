@@ -67,6 +67,8 @@ class Frame:
         Method and layer of the heatmap; empty for the bare image.
     target
         Class that the heatmap explains, where that is not the prediction.
+    aligned
+        Whether it is known where the heatmap lies.
     """
 
     symbols: tuple[str, ...]
@@ -75,6 +77,7 @@ class Frame:
     alt: str
     caption: str = ""
     target: str = ""
+    aligned: bool = True
 
     @property
     def wide(self) -> bool:
@@ -279,7 +282,7 @@ class Album:
         symbols = (overlay, picture) if picture.paths else (picture, overlay)
         predicted = -1 if self._material.predicted is None else int(self._material.predicted[position])
         target = "" if found.target == predicted else self._material.class_name(found.target)
-        return _Stack(symbols, source.caption, target)
+        return _Stack(symbols, source.caption, target, not source.caveat)
 
 
 @dataclass(frozen=True)
@@ -287,6 +290,7 @@ class _Stack:
     symbols: tuple[Symbol, ...]
     caption: str = ""
     target: str = ""
+    aligned: bool = True
 
 
 def _overlay(name: str, source: Source, found: Heatmap, picture: Symbol) -> Symbol:
@@ -314,6 +318,5 @@ def _frame(stack: _Stack, alt: str) -> Frame:
     first = stack.symbols[0]
     what = f"{stack.caption} heatmap over {alt}" if stack.caption else alt
     text = f"{what}, for {stack.target}" if stack.target else what
-    return Frame(
-        tuple(symbol.name for symbol in stack.symbols), first.width, first.height, text, stack.caption, stack.target
-    )
+    names = tuple(symbol.name for symbol in stack.symbols)
+    return Frame(names, first.width, first.height, text, stack.caption, stack.target, stack.aligned)

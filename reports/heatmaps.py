@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..stages.attributions.rendering import alignment_caveat, render
+from ..stages.attributions.rendering import KINDS, SCORED, alignment_caveat, render
 from .material import Material
 
 #: How methods are written; any other by its name in the store.
@@ -19,6 +19,8 @@ _SPELLED = {
     "layer_cam": "Layer-CAM",
     "guided_grad_cam": "Guided Grad-CAM",
     "guided_backprop": "Guided backprop",
+    "deconvnet": "Deconvnet",
+    "captum": "Captum",
     "rise": "RISE",
     "lrp": "LRP",
     "smooth_grad": "SmoothGrad",
@@ -28,8 +30,7 @@ _SPELLED = {
 }
 _FIRST = "attributions/grad_cam"
 _ENDING = "heatmap"
-#: Kinds whose arrays are scores of altered images; one map per leaf.
-_SCORED = ("windows", "masks")
+_COARSE = ("layer", *SCORED, "pixels")
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,10 @@ class Heatmap:
 
 
 def sources(material: Material) -> tuple[Source, ...]:
-    """Every stored heatmap: Grad-CAM first, deepest layer first, then the other methods by name."""
+    """Every stored heatmap: Grad-CAM first, deepest layer first, then the others, coarse ones before fine ones."""
     leaves = sorted(material.leaves("attributions"), key=lambda leaf: (leaf != _FIRST, leaf))
-    return tuple(source for leaf in leaves if material.has(leaf) for source in _sources(material, leaf))
+    found = [source for leaf in leaves if material.has(leaf) for source in _sources(material, leaf)]
+    return tuple(sorted(found, key=lambda source: (source.leaf != _FIRST, _COARSE.index(source.kind))))
 
 
 def heatmap(material: Material, source: Source, position: int) -> Heatmap | None:
@@ -105,13 +107,13 @@ def heatmap(material: Material, source: Source, position: int) -> Heatmap | None
 def _sources(material: Material, leaf: str) -> list[Source]:
     notes = material.notes(leaf)
     kind = notes.get("rendering", {}).get("kind")
-    if kind is None:
+    if kind not in KINDS:
         return []
     key = leaf.partition("/")[2]
     stored = {path.removeprefix(f"{leaf}/") for path in material.store.arrays(leaf)}
     config: Mapping[str, Any] = notes.get("config", {})
     layers = [f"{layer}/{_ENDING}" for layer in reversed(material.layers_of(leaf, _ENDING))]
-    paths = [_ENDING] if kind in _SCORED or _ENDING in stored else []
+    paths = [_ENDING] if kind in SCORED or _ENDING in stored else []
     return [
         Source(
             leaf,
@@ -131,7 +133,7 @@ def _sources(material: Material, leaf: str) -> list[Source]:
 def _needed(material: Material, source: Source) -> Sequence[str]:
     """Arrays that one map is rendered from; reading all of a leaf with many layers would take long."""
     stored = [path.removeprefix(f"{source.leaf}/") for path in material.store.arrays(source.leaf)]
-    if source.kind in _SCORED:
+    if source.kind in SCORED:
         n_image = len(material.image_ids)
         return [path for path in stored if material.store[f"{source.leaf}/{path}"].shape[:1] == (n_image,)]
     scale = source.path.removesuffix(_ENDING) + "scale"

@@ -20,10 +20,16 @@ MOST_CLASSES, _UNFOLDED, _MOST_COLUMNS = 40, 3, 12
 #: Images that a finding must share a class of, to be about that class.
 _SHARED = 2
 _TARGETS = {
-    "predicted": "for the prediction",
-    "label": "for the label",
-    "contrast": "for the prediction, against the label",
-    "all": "first of all classes",
+    "predicted": "the prediction",
+    "label": "the label",
+    "contrast": "the prediction, against the label",
+    "all": "every class",
+}
+_PLACES = {
+    "pixels": "pixel by pixel",
+    "layer": "by receptive fields",
+    "windows": "where the windows lay",
+    "masks": "where the masks lay",
 }
 
 
@@ -37,17 +43,21 @@ class Column:
         What it is.
     target
         What it explains.
-    caveat
-        Why it may lie off the image; empty where it does not.
-    remark
-        What the stage faithfulness says of the method; empty where it did not look.
+    place, caveat
+        How it is laid over the image, and why it may lie off it; `caveat` is empty where it does not.
+    remark, verdict, fails
+        What the stage faithfulness says of the method, the part of it that stands above each map, and whether that
+        is bad; empty where it was not asked.
     """
 
     method: str
     layer: str
     target: str
+    place: str
     caveat: str
     remark: str
+    verdict: str
+    fails: bool
 
 
 @dataclass(frozen=True)
@@ -225,14 +235,24 @@ def _chosen(material: Material, group: np.ndarray, right: np.ndarray | None, pla
 
 
 def _column(material: Material, source: Source) -> Column:
-    target = _TARGETS.get(source.target, f"for {source.target}")
+    target = _TARGETS.get(source.target, source.target)
     if source.target.isdigit():
-        target = f"for {material.class_name(int(source.target))}"
+        target = material.class_name(int(source.target))
     if source.target.startswith("top:"):
         target = _TARGETS["predicted"]
     if source.n_target > 1:
-        target += f", first of {source.n_target}"
-    return Column(source.method, source.layer, target, source.caveat, _remark(material, source))
+        target += f"; shown: the first of {source.n_target}"
+    remark = _remark(material, source)
+    return Column(
+        source.method,
+        source.layer,
+        target,
+        _PLACES[source.kind],
+        source.caveat,
+        remark,
+        remark.partition(";")[0],
+        remark.startswith("FAILS"),
+    )
 
 
 def _remark(material: Material, source: Source) -> str:

@@ -13,7 +13,9 @@ from ..errors import StageError
 from .masks import render_masks
 
 #: Kinds whose stored numbers are scores of altered images: one map per target, called ``heatmap``.
-_SCORED = ("windows", "masks")
+SCORED = ("windows", "masks")
+#: Every kind that can be drawn.
+KINDS = ("pixels", "layer", *SCORED)
 _ENDING = "heatmap"
 
 
@@ -156,7 +158,6 @@ def _layer(path: str) -> str:
 
 def _rendering(notes: Mapping[str, Any]) -> Mapping[str, Any]:
     rendering = notes.get("rendering", {})
-    kinds = ("pixels", "layer", *_SCORED)
-    if rendering.get("kind") not in kinds:
-        raise StageError(f"rendering: expected notes['rendering']['kind'] to be one of {kinds}, got {rendering!r}")
+    if rendering.get("kind") not in KINDS:
+        raise StageError(f"rendering: expected notes['rendering']['kind'] to be one of {KINDS}, got {rendering!r}")
     return rendering
