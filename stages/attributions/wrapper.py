@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..contract import Ask, Subject
+from ..contract import Ask, Subject, Target
 from ..errors import ConfigError
 from .method import Method
 
@@ -47,6 +47,10 @@ class Wrapper(Method):
     def passes(self, subject: Subject) -> int:
         """As the inner method."""
         return self.method.passes(subject)
+
+    def targets(self, subject: Subject) -> tuple[Target, ...]:
+        """Those of the inner method, which may explain a unit."""
+        return self.inner.targets(subject)
 
     def asks(self, subject: Subject) -> Ask:
         """Nothing: the inner method looks at other passes."""

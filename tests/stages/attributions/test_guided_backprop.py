@@ -6,14 +6,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from convaudit.pipelines.config import build
+from convaudit.stages.attributions.autocast import Autocast
 from convaudit.stages.attributions.guided_backprop import GuidedBackprop
 from convaudit.stages.attributions.saliency import Saliency
+from convaudit.stages.attributions.smooth_grad import SmoothGrad
 from convaudit.stages.attributions.stage import Attributions
 from convaudit.stages.contract import Unit
 from convaudit.stages.errors import ConfigError
 from convaudit.stages.network.batch import opened
 from convaudit.stages.network.sweep import run_tasks
 
+from ...stored_fake import StoredFake
 from ...tiny_models import (
     ALL,
     conv_net,
@@ -170,7 +173,8 @@ def _swept(model, method, bad=()):
         model, [(leaf, task)], tiny_blocks(images, bad=bad), subject, device="cpu", channels_last=False
     )
     assert outcome.error is None
-    return outcome.rows, leaf.finish([outcome.partial], subject, None)
+    stored = StoredFake({f"{leaf.name}/{path}": array for path, array in outcome.rows.items()})
+    return outcome.rows, leaf.finish([outcome.partial], subject, stored)
 
 
 def test_a_unit_is_stored_without_a_class():
@@ -180,6 +184,16 @@ def test_a_unit_is_stored_without_a_class():
     assert np.isfinite(np.delete(rows["heatmap"], 4, 0)).all()
     assert summary.notes["target_unit"] == {"layer": "relu1", "channel": 1, "position": None}
     assert summary.notes["rendering"]["kind"] == "pixels"
+
+
+@pytest.mark.parametrize("wrapper", [SmoothGrad, Autocast])
+def test_other_methods_can_run_it_for_a_unit(wrapper):
+    method = GuidedBackprop(target_unit=Unit("relu2", 1))
+    rows, summary = _swept(conv_net(), wrapper(method=method))
+    assert rows["target"].tolist() == [[-1]] * 6
+    assert np.isfinite(rows["heatmap"]).all()
+    assert np.abs(rows["heatmap"]).max() > 0
+    assert summary.notes["relu_calls"] == 2
 
 
 def test_a_unit_that_is_closed_is_a_blank_map_and_named():
