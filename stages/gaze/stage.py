@@ -38,8 +38,8 @@ class Gaze(Stage):
     shortcut_cells
         Cells along each axis of the grid whose border is searched for shortcuts.
     share, ratio, deviations
-        What makes a class, or a group of its heatmaps, a candidate: the share of its evidence in one border cell, by how much that exceeds the mean
-        of the other classes as a ratio, and in standard deviations.
+        What makes a class, or a group of its heatmaps, a candidate: the share of its evidence in one border cell, by
+        how much that exceeds the mean of the other classes as a ratio, and in standard deviations.
     candidates
         Candidates that are tried on the network at most.
     images, others
