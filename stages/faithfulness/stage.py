@@ -118,7 +118,7 @@ class Faithfulness(Stage):
         for key, method in self.methods.items():
             if not isinstance(method, Method):
                 raise ConfigError(f"faithfulness.methods.{key}: expected an attribution method, got {method!r}")
-        for key, least in (("images", 1), ("steps", 1), ("levels", 0), ("samples", 0)):
+        for key, least in (("images", 1), ("steps", 2), ("levels", 0), ("samples", 0)):
             if getattr(self, key) < least:
                 raise ConfigError(f"faithfulness.{key}: expected {least} or more, got {getattr(self, key)}")
         for key in ("blur", "similar", "noise"):

@@ -275,7 +275,7 @@ def test_where_few_are_wrong_the_right_ones_fill_up():
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("images", 0), ("steps", 0), ("levels", -1), ("samples", -1), ("noise", 0), ("similar", 1.5)]
+    ("key", "value"), [("images", 0), ("steps", 1), ("levels", -1), ("samples", -1), ("noise", 0), ("similar", 1.5)]
 )
 def test_settings_out_of_range_are_refused(key, value):
     with pytest.raises(ConfigError, match=f"faithfulness.{key}: expected"):
