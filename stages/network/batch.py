@@ -145,6 +145,11 @@ class Batch:
         state = self._network.state
         return state.call is not self._network.model or bool(state.edits)
 
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """Element type that eligible operations compute in; None for that of the model."""
+        return self._network.autocast
+
     @contextmanager
     def twin(self) -> Iterator[nn.Module]:
         """A copy of the network under its variant, and with its precision, that may be written on.

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .graph import Graph, Node
+from .graph import Graph, Node, refs_in
 
 CONVOLUTIONS = frozenset({"convolution"})
 MAX_POOLS = frozenset({"max_pool2d_with_indices", "max_pool3d_with_indices"})
@@ -86,6 +86,13 @@ def pointwise(node: Node) -> bool:
     return torch.Tag.pointwise in tags or node.name in _PLACE_BY_PLACE
 
 
+def fixed_norm(node: Node) -> bool:
+    """Whether it is a batch norm with stored statistics: one factor and one summand per channel."""
+    given = arguments(node) if node.name in NORMS else {}
+    stored = isinstance(given.get("running_mean"), torch.Tensor) and isinstance(given.get("running_var"), torch.Tensor)
+    return stored and not given.get("training", False)
+
+
 def reduced_dims(node: Node, n: int) -> tuple[int, ...]:
     """The axes, counted from the front, that a reduction runs over in an input with `n` axes."""
     dims = arguments(node).get("dim")
@@ -130,7 +137,7 @@ def _axes(node: Node, graph: Graph, known: list[tuple[int, ...]]) -> tuple[int, 
         return tuple(order.index(axis) for axis in axes) if order[0] == 0 else None
     if len(node.shape) != len(shape) or any(other != axes for other in known):
         return None
-    if pointwise(node) or node.name in NORMS:
+    if pointwise(node) or fixed_norm(node):
         return axes
     if node.name in ("cat", "split", "split_with_sizes", "slice", "narrow", "chunk"):
         # Of the channels; a cut through space is a case of its own that nobody has needed.
@@ -152,10 +159,9 @@ def _padded(node: Node, n: int) -> set[int]:
 def _slides_over(node: Node, axes: tuple[int, ...], n: int) -> bool:
     if node.name in ADAPTIVE_POOLS:
         return n - min(axes) <= pooled_axes(node)
-    how = sliding(node)
-    if how is None:
-        return False
-    if node.refs() != (arguments(node)["input" if node.name in CONVOLUTIONS else "self"].index,):
+    how, given = sliding(node), arguments(node)
+    # A weight or bias that itself depends on the image is not known to slide.
+    if how is None or node.refs() != refs_in(given["input" if node.name in CONVOLUTIONS else "self"]):
         return False
     along = range(n - len(how.kernel), n)
     return set(axes) <= set(along) and all(
