@@ -143,7 +143,7 @@ class ConfirmationLeaf(Leaf):
             table["confirmed"][found.row] = found.confirmed
         grid = self.shortcuts.grid(subject)
         # A group is an extreme of its class by construction: it says nothing unless the network falls for it.
-        told = [found for found in outcomes if found.confirmed >= 0 or found.group < 0]
+        told = [found for found in outcomes if found.confirmed >= 0 or found.makes or found.group < 0]
         findings = tuple(finding(found, subject, stored, grid) for found in told)
         return Summary(table, (_measured(outcomes, stored),), findings, self._notes(outcomes))
 

@@ -28,6 +28,8 @@ class Outcome:
         Border cell from which the heatmaps draw their evidence.
     confirmed
         Border cell by which the network recognises the class; -1 for none.
+    makes
+        Whether pasting the suspected cell alone makes the class, beyond chance.
     covered, pasted
         Images of the class, and of others.
     lost, won
@@ -41,6 +43,7 @@ class Outcome:
     group: int
     suspected: int
     confirmed: int
+    makes: bool
     covered: int
     pasted: int
     lost: tuple[int, ...]
@@ -85,6 +88,7 @@ def outcome(row: int, stored: Stored, answers: Mapping[str, np.ndarray], effect:
         group=int(np.asarray(stored["gaze/shortcuts/group"][:])[row]),
         suspected=suspected,
         confirmed=confirmed,
+        makes=beyond(won, len(wins), suspected, effect),
         covered=len(loses),
         pasted=len(wins),
         lost=tuple(map(int, lost)),
@@ -117,40 +121,63 @@ def confirmed_cell(
     """
     if not covered or not pasted:
         return -1
-    confidence = 1 - 0.05 / len(cells)
     touching = np.flatnonzero(np.abs(cells - cells[suspected]).max(axis=1) <= 1)
     weaker = np.minimum(lost / covered, won / pasted)
-    for cell in sorted(touching, key=lambda cell: (cell != suspected, -weaker[cell], cell)):
-        usual = np.median(np.delete(lost, cell)), np.median(np.delete(won, cell))
-        beyond = (
-            wilson(int(lost[cell]), covered, confidence)[0] > usual[0] / covered,
-            wilson(int(won[cell]), pasted, confidence)[0] > usual[1] / pasted,
-        )
-        if weaker[cell] >= effect and all(beyond):
-            return int(cell)
+    for cell in sorted(map(int, touching), key=lambda cell: (cell != suspected, -weaker[cell], cell)):
+        if beyond(lost, covered, cell, effect) and beyond(won, pasted, cell, effect):
+            return cell
     return -1
 
 
+def beyond(counts: np.ndarray, n: int, cell: int, effect: float) -> bool:
+    """Whether enough images change in a cell, and more, beyond chance, than in the median of the other border cells.
+
+    Parameters
+    ----------
+    counts
+        Images that changed, for each border cell.
+    n
+        Of how many.
+    cell
+        The cell.
+    effect
+        Share of images that has to change.
+    """
+    if not n:
+        return False
+    low, _ = wilson(int(counts[cell]), n, 1 - 0.05 / len(counts))
+    return counts[cell] / n >= effect and low > np.median(np.delete(counts, cell)) / n
+
+
 def finding(found: Outcome, subject: Subject, stored: Stored, grid: Sequence[int]) -> Finding:
-    """Say what was found: an error where the network falls for it, else for information."""
+    """Say what was found: an error where the network falls for it, a warning where it only lets itself be led."""
     cells = np.asarray(stored["gaze/shortcuts/border_cell"][:])
     name = subject.class_names[found.label]
     place = place_name(cells[found.shown], grid)
+    where = f"{'in' if len(grid) > 1 else 'at'} the {place}"
     tried = _tried(found, subject, stored, place_name(cells[found.suspected], grid))
+    if found.confirmed < 0 and found.makes:
+        return Finding(
+            "gaze/shortcut-made",
+            "warning",
+            f"What lies {where} makes other images class {name}, though the class does without it",
+            f"{tried} What next: look at what lies there in the images of this class and in no others; the class is "
+            "recognised by more than that, but not by that alone.",
+            found.images_lost[:_EXAMPLES] or found.images_won[:_EXAMPLES],
+        )
     if found.confirmed < 0:
         return Finding(
             "gaze/shortcut-suspected",
             "info",
-            f"Class {name} draws its evidence from the {place}, but does not hang on it",
-            f"{tried} What next: look at the heatmaps of the class; a cue that is spread wider than one cell is not "
-            "caught by this trial.",
+            f"Class {name} draws its evidence from the {place}, but no other image becomes it by that",
+            f"{tried} What next: look at the heatmaps of the class. The object itself may lie there; a cue that is "
+            "spread wider than one cell is not caught by this trial.",
             found.images_lost[:_EXAMPLES],
         )
     return Finding(
         "gaze/shortcut",
         "error",
-        f"{'Class' if found.group < 0 else 'Part of class'} {name} is recognised by what lies "
-        f"{'in' if len(grid) > 1 else 'at'} the {place}",
+        f"{'Class' if found.group < 0 else 'Part of class'} {name} is recognised by what lies {where}",
         f"{tried} What next: look at what lies there (a watermark, a tag, a frame); remove it from the data or add it "
         "to all classes, and train again. The accuracy of this class says nothing about images without it.",
         found.images_lost[:_EXAMPLES],

@@ -81,7 +81,7 @@ class PatchesLeaf(Leaf):
         valid = np.asarray(batch.valid, bool)
         images = batch.images.detach().double().cpu().numpy()[valid]
         row = task.argument["candidate"]
-        return Result(partial={f"sum:{row}": images.sum(axis=0), f"n:{row}": np.int64(len(images))})
+        return Result(partial={f"sum:{row}": images.sum(axis=0), f"n:{row}": np.array(len(images))})
 
     def finish(self, partials: Sequence[Partial], subject: Subject, stored: Stored) -> Summary:
         """Divide."""

@@ -174,7 +174,7 @@ def test_a_touching_cell_may_stand_in_but_no_distant_one():
 
 
 class CornerNet(nn.Module):
-    """Answers class 1 by the lower right corner alone, or by the middle; else what two pixels say."""
+    """Answers class 1 by the lower right corner, by the middle, or by either; else what another pixel says."""
 
     input_shape = SHAPE
 
@@ -186,8 +186,8 @@ class CornerNet(nn.Module):
 
     def forward(self, x):
         x = self.conv(x)
-        place = x[:, 0, 12:, 18:] if self.where == "corner" else x[:, 0, 5:11, 9:15]
-        marked = place.mean((1, 2)) - 5
+        corner, middle = x[:, 0, 12:, 18:].mean((1, 2)), x[:, 0, 5:11, 9:15].mean((1, 2))
+        marked = {"corner": corner, "middle": middle, "either": corner.maximum(middle)}[self.where] - 5
         other = x[:, 1, 8, 12] / 10
         return torch.stack([0 * other, marked, other - 1, 0 * other - 9], dim=1)
 
@@ -282,6 +282,18 @@ def test_a_group_that_the_network_does_not_hang_on_is_no_finding():
     summary, stored, _, _ = tried("middle", group=True)
     assert summary.findings == ()
     assert stored["gaze/confirmation/covered"][0] == 10
+
+
+def test_a_corner_that_makes_the_class_without_being_needed_is_a_warning():
+    summary, stored, _, subject = tried("either")
+    found = codes_of(summary)["gaze/shortcut-made"]
+    assert found.severity == "warning"
+    assert found.title.startswith("What lies in the lower right corner makes other images class dog")
+    assert "in 0 of 20 images" in found.detail
+    assert "turns 40 of 40 into dog" in found.detail
+    assert 1 not in subject.label[list(found.images)]
+    assert values_of(summary)["gaze/shortcuts"] == 0
+    assert (stored["gaze/confirmation/confirmed"] == -1).all()
 
 
 def test_a_corner_that_only_the_heatmaps_point_at_is_for_information():
