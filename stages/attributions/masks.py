@@ -31,6 +31,8 @@ Normalisation = Literal["expected", "coverage"]
 
 #: Masks that are drawn at once when a heatmap is rendered.
 BLOCK = 1024
+#: Weights of pixels that are held at once.
+MOST_WEIGHTS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -214,11 +216,14 @@ def _blocks(masking: Masking, seed: int, n: int) -> Iterator[tuple[int, np.ndarr
 
 def _interpolated_sums(masking: Masking, axis: int, table: np.ndarray) -> np.ndarray:
     """``(shift, ..., cell)`` of an axis to ``(..., pixel)``."""
-    length, whole = masking.space[axis], weights(masking, axis)
-    total = np.zeros((*table.shape[1:-1], length))
-    for shift, sums in enumerate(table):
-        total += sums @ whole[shift : shift + length].T
-    return total
+    length, block = masking.space[axis], max(1, MOST_WEIGHTS // (masking.grid * masking.space[axis]))
+    lines = np.moveaxis(table, 0, -2)  # (..., shift, cell)
+    total = np.zeros((table[0].size // masking.grid, length))
+    for first in range(0, len(table), block):
+        shifts = np.arange(first, min(first + block, len(table)))
+        part = lines[..., shifts, :].reshape(len(total), -1)
+        total += part @ _parts(masking, axis, shifts).reshape(-1, length)
+    return total.reshape(*table.shape[1:-1], length)
 
 
 def render_masks(

@@ -109,6 +109,7 @@ def test_cells_are_kept_with_the_chance_asked_and_shifts_are_uniform():
 @pytest.mark.parametrize("space", SPACES)
 def test_adding_up_cells_is_adding_up_masks(space, interpolation, monkeypatch):
     monkeypatch.setattr("convaudit.stages.attributions.masks.BLOCK", 16)
+    monkeypatch.setattr("convaudit.stages.attributions.masks.MOST_WEIGHTS", 100)
     masking = Masking(space, 4, 0.5, interpolation)
     scores = np.random.default_rng(0).standard_normal((3, 50))
     want = np.zeros((3, *space))

@@ -1,0 +1,298 @@
+"""RISE through the sweep against a straightforward batched implementation of it.
+
+ResNet-18 with seeded random weights and 100 classes, 224x224 images, the settings of the paper. The plain one is
+written as the authors' code works: masks resized one by one and kept, the masked versions of an image stacked as a
+whole, the network run on 100 of them at a time in PyTorch's own memory format and with the default allocator, maps of
+all classes by one product. It makes its masks once for all images, as the authors do; ours draws other ones for each.
+Ours gives the scores of all classes and the standard error of a map, and then renders the maps of all classes too.
+
+"the network alone" is what bounds both: the same forwards in our memory format, allocator and batch, and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import numpy as np
+from alternating import ask, hand_over, in_turn, machine, median, ratio, table, timed
+
+CLASSES, GRID, KEEP = 100, 7, 0.5
+TOLERANCE = 1e-4
+
+
+def network() -> Any:
+    """ResNet-18 whose batch norms know the statistics of random images."""
+    import torch
+    from torchvision.models import resnet18
+
+    torch.manual_seed(0)
+    model = resnet18(weights=None, num_classes=CLASSES)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None
+    model.train()
+    with torch.no_grad():
+        model(torch.randn(16, 3, 224, 224))
+    return model.eval().requires_grad_(False)
+
+
+def pictures(n: int) -> np.ndarray:
+    """Random images, normalised: coarse, so that masks matter."""
+    coarse = np.random.default_rng(1).standard_normal((n, 3, 14, 14)).astype(np.float32)
+    return np.ascontiguousarray(coarse.repeat(16, axis=2).repeat(16, axis=3))
+
+
+class Ours:
+    """The leaf of the pipeline, as the sweep runs it, and its maps."""
+
+    def __init__(self, options: argparse.Namespace, n: int) -> None:
+        import torch
+
+        from convaudit.pipelines.worker import tune_allocator
+        from convaudit.stages.attributions.rise import Rise
+        from convaudit.stages.attributions.stage import AttributionLeaf
+        from convaudit.stages.contract import Subject
+        from convaudit.stages.network.layers import trace
+
+        if options.allocator == "tuned":
+            tune_allocator()
+        self.last = options.format == "channels_last"
+        model = network()
+        layers = trace(model, torch.randn(2, 3, 224, 224))
+        self.model = model.to(memory_format=torch.channels_last) if self.last else model
+        self.subject = Subject(
+            tuple(map(str, range(n))), np.full(n, -1), ("",) * n, ("",) * n, tuple(map(str, range(CLASSES))),
+            ("y", "x"), (3, 224, 224), (0.0,) * 3, (1.0,) * 3, layers, n, options.batch, 0,
+        )  # fmt: skip
+        self.leaf = AttributionLeaf("rise", Rise(masks=options.masks, grid=GRID, keep=KEEP))
+
+    def rows(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """What is stored."""
+        from convaudit.stages.contract import Task
+        from convaudit.stages.network.sweep import Block, run_tasks
+
+        n = len(images)
+        block = Block(np.arange(n), images, np.ones(n, bool), np.zeros(n, np.int8), ("",) * n)
+        (outcome,) = run_tasks(
+            self.model,
+            [(self.leaf, Task(self.leaf.name, range(n)))],
+            [block],
+            self.subject,
+            device="cpu",
+            channels_last=self.last,
+        )
+        assert outcome.error is None, outcome.error
+        return outcome.rows
+
+    def maps(self, rows: dict[str, np.ndarray], image: int) -> np.ndarray:
+        """Maps of all classes of one image."""
+        from convaudit.stages.attributions.masks import render_masks
+
+        row = {path: values[image] for path, values in rows.items()} | {"target": np.arange(CLASSES)}
+        notes, _, _ = self.leaf.method.told({}, self.subject)
+        return render_masks(row, notes["rendering"], self.subject.input_shape)
+
+    def __call__(self, images: np.ndarray, parts: dict[str, float]) -> None:
+        """Scores, then maps."""
+        with timed(spent := {}):
+            rows = self.rows(images)
+        parts["scores"] = spent["wall"]
+        with timed(spent := {}):
+            for image in range(len(images)):
+                self.maps(rows, image)
+        parts["maps"] = spent["wall"]
+
+
+class Plain:
+    """As the authors' code works."""
+
+    def __init__(self, options: argparse.Namespace, n: int) -> None:
+        import torch
+
+        from convaudit.pipelines.worker import tune_allocator
+
+        del n
+        if options.allocator == "tuned":
+            tune_allocator()
+        self.masks, self.batch = options.masks, options.batch
+        self.format = torch.channels_last if options.format == "channels_last" else torch.contiguous_format
+        self.model = torch.nn.Sequential(network(), torch.nn.Softmax(dim=1)).to(memory_format=self.format)
+
+    def generate(self, cells: np.ndarray, shifts: tuple[np.ndarray, ...]) -> Any:
+        """Resize and crop the masks one by one; the resizing is what skimage.transform.resize runs."""
+        import torch
+        from scipy.ndimage import zoom
+
+        cell = -(-224 // GRID)
+        factor = (GRID + 1) * cell / GRID
+        masks = np.empty((len(cells), 224, 224))
+        for i in range(len(cells)):
+            large = zoom(cells[i].astype(np.float64), factor, order=1, mode="mirror", grid_mode=True)
+            y, x = shifts[0][i], shifts[1][i]
+            masks[i] = large[y : y + 224, x : x + 224]
+        return torch.from_numpy(masks.reshape(-1, 1, 224, 224)).float()
+
+    def maps(self, image: Any, masks: Any) -> Any:
+        """Maps of all classes of one image."""
+        import torch
+
+        with torch.no_grad():
+            stack = torch.mul(masks, image[None]).contiguous(memory_format=self.format)
+            found = [self.model(stack[i : i + self.batch]) for i in range(0, len(stack), self.batch)]
+            scores = torch.cat(found)
+            return (scores.T @ masks.view(len(masks), -1)).view(-1, 224, 224) / len(masks) / KEEP
+
+    def __call__(self, images: np.ndarray, parts: dict[str, float]) -> None:
+        """Masks, then maps."""
+        import torch
+
+        rng = np.random.default_rng(0)
+        with timed(spent := {}):
+            cells = (rng.random((self.masks, GRID, GRID)) < KEEP).astype(np.float32)
+            masks = self.generate(cells, tuple(rng.integers(0, 32, (2, self.masks))))
+        parts["masks"] = spent["wall"]
+        with timed(spent := {}):
+            for image in torch.from_numpy(images):
+                self.maps(image, masks)
+        parts["network and maps"] = spent["wall"]
+
+
+class Network:
+    """Forwards alone."""
+
+    def __init__(self, options: argparse.Namespace, n: int) -> None:
+        import torch
+
+        from convaudit.pipelines.worker import tune_allocator
+
+        del n
+        tune_allocator()
+        self.masks, self.batch = options.masks, options.batch
+        self.model = network().to(memory_format=torch.channels_last)
+
+    def __call__(self, images: np.ndarray, parts: dict[str, float]) -> None:
+        """As many as there are masks."""
+        import torch
+
+        del parts
+        one = torch.from_numpy(images[:1]).expand(self.batch, -1, -1, -1)
+        batch = one.contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            for _ in range(len(images) * self.masks // self.batch):
+                self.model(batch)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    torch.set_num_threads(options.threads)
+    images = pictures(options.images)
+    kind = {"plain": Plain, "ours": Ours, "network": Network}[options.child]
+    warm = argparse.Namespace(**vars(options) | {"masks": options.batch})
+    kind(warm, 1)(images[:1], {})
+    contestant = kind(options, len(images))
+    parts: dict[str, float] = {}
+    found: dict[str, Any] = {}
+    with timed(found):
+        contestant(images, parts)
+    return found | {"rate": options.masks * len(images) / found["wall"], "parts": parts}
+
+
+def check(options: argparse.Namespace) -> dict[str, float]:
+    """Largest difference of the maps of all classes over their largest magnitude, under the same masks."""
+    import torch
+
+    from convaudit.stages.attributions.masks import drawn
+
+    torch.set_num_threads(options.threads)
+    images = pictures(options.images)
+    ours = Ours(options, len(images))
+    plain = Plain(argparse.Namespace(**vars(options) | PLAIN), len(images))
+    rows = ours.rows(images)
+    masking = ours.leaf.method.masking(ours.subject)
+    found = {}
+    for image, pixels in enumerate(torch.from_numpy(images)):
+        masks = plain.generate(*drawn(masking, int(rows["mask_seed"][image]), 0, options.masks))
+        theirs = plain.maps(pixels, masks).double().numpy()
+        found[f"image {image}"] = float(np.abs(ours.maps(rows, image) - theirs).max() / np.abs(theirs).max())
+    assert all(value <= TOLERANCE for value in found.values()), found
+    return found
+
+
+PLAIN = {"format": "contiguous", "allocator": "default", "batch": 100}
+
+
+def compare(options: argparse.Namespace) -> None:
+    where = machine("torch", "torchvision")
+    ours = {"format": "channels_last", "allocator": "tuned", "batch": options.batch}
+    sides = {
+        "plain": ("plain", PLAIN),
+        "ours": ("ours", ours),
+        "the network alone": ("network", ours),
+        "ours, default allocator": ("ours", ours | {"allocator": "default"}),
+        "ours, default format": ("ours", ours | {"format": "contiguous"}),
+        "plain, our batch": ("plain", PLAIN | {"batch": options.batch}),
+        "plain, our format, allocator and batch": ("plain", ours),
+    }
+    chosen = sides if options.all else {name: sides[name] for name in ("plain", "ours", "the network alone")}
+    rows: list[list[object]] = [
+        [
+            "threads",
+            "contestant",
+            "masks/s",
+            "times the plain one (range)",
+            "the same in CPU time",
+            "seconds of the parts",
+        ]
+    ]
+    for threads in options.threads_tried:
+        contestants = {
+            name: lambda side=side, threads=threads: ask(__file__, arguments(options, *side, threads))
+            for name, side in chosen.items()
+        }
+        found = in_turn(contestants, options.repeats)
+        for name, rounds in found.items():
+            parts = ", ".join(f"{part} {median([r['parts'][part] for r in rounds]):.2f}" for part in rounds[0]["parts"])
+            rows.append(
+                [threads, name, f"{median([r['rate'] for r in rounds]):.1f}", ratio(rounds, found["plain"], "rate"),
+                 ratio(found["plain"], rounds, "cpu"), parts]
+            )  # fmt: skip
+    differences = ask(__file__, arguments(options, "check", ours, options.threads_tried[0]))
+    print(
+        f"{where}. {options.images} images of 224x224, {options.masks} masks each, batch {options.batch}, median of "
+        f"{options.repeats} rounds.\n"
+    )
+    table(rows)
+    print("Largest difference of the maps of all classes over their largest magnitude, under the same masks:\n")
+    table([list(differences), [f"{value:.1e}" for value in differences.values()]])
+
+
+def arguments(options: argparse.Namespace, child: str, settings: dict[str, Any], threads: int) -> list[object]:
+    fixed = ["--child", child, "--images", options.images, "--masks", options.masks, "--threads", threads]
+    return [*fixed, "--format", settings["format"], "--allocator", settings["allocator"], "--batch", settings["batch"]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=2)
+    parser.add_argument("--masks", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads-tried", type=int, nargs="+", default=[2, 1])
+    parser.add_argument("--all", action="store_true", help="also one setting changed at a time")
+    parser.add_argument("--child", choices=["ours", "plain", "network", "check"], help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--format", default="channels_last", help=argparse.SUPPRESS)
+    parser.add_argument("--allocator", default="tuned", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child is None:
+        compare(options)
+    elif options.child == "check":
+        hand_over(check(options))
+    else:
+        hand_over(measure(options))
+
+
+if __name__ == "__main__":
+    main()
