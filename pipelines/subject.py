@@ -16,6 +16,7 @@ from ..stages.contract import Subject
 from ..stages.errors import AuditError, DataError, ImageError, ModelError, in_words
 from ..stages.specs import LayerSpec
 from .config import Config
+from .datasets.regions import REGION_COLUMNS
 from .datasets.source import Index, digest
 from .fingerprint import hashed
 from .models.source import ResolvedModel
@@ -146,7 +147,7 @@ def _class_names(index: Index, model: ResolvedModel, n_logit: int) -> tuple[str,
 
 def from_facts(facts: Mapping[str, Any], table: pd.DataFrame) -> Audited:
     """Rebuild the subject from what a run keeps of it."""
-    slices = [str(name) for name in table.columns if name not in _COLUMNS]
+    slices = [str(name) for name in table.columns if name not in (*_COLUMNS, *REGION_COLUMNS)]
     subject = Subject(
         image_id=tuple(table["id"].astype(str)),
         label=table["label"].to_numpy(dtype=np.int64),

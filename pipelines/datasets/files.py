@@ -11,6 +11,7 @@ import numpy as np
 from ...stages.errors import ImageError
 from .decode import decode, read_bytes
 from .preprocessing import Preprocessing
+from .regions import Regions
 from .source import Reader
 
 
@@ -25,12 +26,17 @@ class FileReader(Reader):
         Path of each image below it, in POSIX form.
     preprocessing
         How an image becomes network input.
+    regions
+        Boxes and masks; None where there are none.
     """
 
-    def __init__(self, root: Path, keys: Sequence[str], preprocessing: Preprocessing) -> None:
+    def __init__(
+        self, root: Path, keys: Sequence[str], preprocessing: Preprocessing, regions: Regions | None = None
+    ) -> None:
         self._root = root
         self._keys = list(keys)
         self._preprocessing = preprocessing
+        self._regions = regions
 
     def read(self, position: int) -> np.ndarray:
         """Decode the file."""
@@ -42,3 +48,12 @@ class FileReader(Reader):
             return hashlib.sha256(read_bytes(self._root / self._keys[position])).hexdigest()
         except ImageError as error:
             return hashlib.sha256(b"").hexdigest() if error.code == "empty" else ""
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether any image comes with a box or mask."""
+        return self._regions is not None
+
+    def region(self, position: int) -> np.ndarray | None:
+        """Bring the image's box or mask to the network's input."""
+        return None if self._regions is None else self._regions.read(position)

@@ -12,6 +12,7 @@ import pandas as pd
 
 from ...stages.errors import ConfigError, DataError, did_you_mean, in_words
 from .files import FileReader
+from .regions import Regions, mask_contents, parse_boxes
 from .source import DataSource, Listing, existing, frame
 
 _SEPARATORS = re.compile(r"[|;,]")
@@ -32,6 +33,9 @@ class Manifest(DataSource):
         Folder that image paths start at; None: the folder of the table.
     path_column, label_column, split_column, id_column
         Names of its columns. Without a split column there are no splits, without an id column the path is the id.
+    box_column, mask_column
+        Columns that say where the object lies, if there are any: boxes ``"x0 y0 x1 y1"`` in pixels of the file, several
+        with ``;`` between them; path of an image file that is not 0 where the object is. Empty for images without.
     """
 
     path: str
@@ -40,6 +44,8 @@ class Manifest(DataSource):
     label_column: str = "label"
     split_column: str = "split"
     id_column: str = "id"
+    box_column: str = "box"
+    mask_column: str = "mask"
 
     def listing(self) -> Listing:
         """Read the table."""
@@ -55,11 +61,28 @@ class Manifest(DataSource):
         splits = _texts(rows, self.split_column) if self.split_column in rows else ""
         names, labels = _labels(_texts(rows, self.label_column), self.class_names)
         slices = {name: _texts(rows, name) for name in self.slices}
-        return Listing(frame(ids, keys, labels, splits, slices), names)
+        return Listing(frame(ids, keys, labels, splits, slices | self._located(rows)), names)
 
     def reader(self, table: pd.DataFrame) -> FileReader:
         """Reads the files of `table`."""
-        return FileReader(self._folder(), table["key"].tolist(), self.preprocessing)
+        keys, regions = table["key"].tolist(), None
+        if "box" in table or "mask" in table:
+            boxes, masks = ([*table[name]] if name in table else [""] * len(keys) for name in ("box", "mask"))
+            regions = Regions(self._folder(), keys, boxes, masks, self.preprocessing)
+        return FileReader(self._folder(), keys, self.preprocessing, regions)
+
+    def _located(self, rows: pd.DataFrame) -> dict[str, list[str]]:
+        """Columns of the index that say where the object lies, checked; none where the table has none."""
+        found: dict[str, list[str]] = {}
+        if self.box_column in rows and self.box_column not in self.slices:
+            found["box"] = _texts(rows, self.box_column)
+            for number, text in enumerate(found["box"]):
+                parse_boxes(text, number)
+        if self.mask_column in rows and self.mask_column not in self.slices:
+            texts = _texts(rows, self.mask_column)
+            found["mask"] = [_keys([text], self._folder())[0] if text else "" for text in texts]
+            found["mask_content"] = mask_contents(self._folder(), found["mask"])
+        return found
 
     def _folder(self) -> Path:
         if self.root is not None:

@@ -60,9 +60,9 @@ class _Pending:
     ) -> None:
         self._positions = np.asarray(positions, dtype=np.int64)
         self._images = np.zeros((len(positions), *shape), dtype=np.float32)
+        self._regions = np.zeros((len(positions), *shape[1:]), dtype=bool) if reader.has_regions else None
         self._results: list[Future[tuple[str, str]]] = [
-            pool.submit(_decode_into, self._images[place], reader, int(position))
-            for place, position in enumerate(positions)
+            pool.submit(self._decode, place, reader, int(position)) for place, position in enumerate(positions)
         ]
 
     def block(self) -> Block:
@@ -75,7 +75,16 @@ class _Pending:
             valid=status == 0,
             status=status,
             reasons=tuple(reason for _, reason in outcomes),
+            regions=self._regions,
         )
+
+    def _decode(self, place: int, reader: Reader, position: int) -> tuple[str, str]:
+        outcome = _decode_into(self._images[place], reader, position)
+        if self._regions is not None and outcome[0] == "ok":
+            region = reader.region(position)
+            if region is not None:
+                self._regions[place] = region
+        return outcome
 
 
 def _decode_into(place: np.ndarray, reader: Reader, position: int) -> tuple[str, str]:

@@ -104,16 +104,27 @@ def prepare_picture(picture: Image.Image, settings: Preprocessing) -> Float32[np
         When the result would have too many pixels, or is smaller than the crop.
     """
     picture = picture if picture.mode == settings.mode else picture.convert(settings.mode)
+    values = np.asarray(placed(picture, settings, settings.interpolation))
+    values = values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0)
+    return normalise(values, settings)
+
+
+def placed(picture: Image.Image, settings: Preprocessing, interpolation: str) -> Image.Image:
+    """Resize and crop a picture, or a mask of one.
+
+    Raises
+    ------
+    ImageError
+        When the result would have too many pixels, or is smaller than the crop.
+    """
     # Torchvision's annotations speak of tensors alone; its functions take pictures as well.
     shown: Any = picture
     if settings.size is not None:
         size = _resized(shown.height, shown.width, settings)
-        shown = _transforms().functional.resize(shown, size, _filter(settings))
+        shown = _transforms().functional.resize(shown, size, _transforms().InterpolationMode(interpolation))
     if settings.crop is not None:
         shown = _transforms().functional.center_crop(shown, _cropped(shown.height, shown.width, settings))
-    values = np.asarray(shown)
-    values = values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0)
-    return normalise(values, settings)
+    return shown
 
 
 def prepare_array(

@@ -17,9 +17,10 @@ import pandas as pd
 
 from ...stages.errors import ConfigError, DataError, ImageError, did_you_mean
 from .preprocessing import Preprocessing
+from .regions import REGION_COLUMNS
 from .sampling import stratified_sample
 
-#: Columns of every index; whatever else it has are slices.
+#: Columns of every index; whatever else it has, but for regions, are slices.
 COLUMNS = ("id", "key", "label", "split", "content")
 _AXES = {2: ("time",), 3: ("y", "x")}
 _SHOWN = 3
@@ -90,6 +91,16 @@ class Reader(ABC):
     def content(self, position: int) -> str:
         """Sha256 of the image's stored bytes, as hex; ``""`` where there are none."""
 
+    @property
+    def has_regions(self) -> bool:
+        """Whether any image comes with a box or mask."""
+        return False
+
+    def region(self, position: int) -> np.ndarray | None:
+        """Where the object lies in the network's input ``space``, bool; None for an image without box or mask."""
+        del position
+        return None
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataSource(ABC):
@@ -129,7 +140,7 @@ class DataSource(ABC):
         repeated = first_repeated(self.class_names or ())
         if repeated is not None:
             raise ConfigError(f"data.class_names: {repeated!r} stands there twice")
-        taken = [name for name in self.slices if name in COLUMNS]
+        taken = [name for name in self.slices if name in (*COLUMNS, *REGION_COLUMNS)]
         if taken:
             raise ConfigError(f"data.slices: {taken[0]!r} is a column of its own; name extra columns only")
 
@@ -185,8 +196,8 @@ class DataSource(ABC):
         if self.limit is not None and self.limit < len(table):
             table = table.iloc[stratified_sample(table["id"], table["label"], self.limit, self.sample_seed)]
         notes["audited"] = len(table)
-        slices = [name for name in table.columns if name not in COLUMNS]
-        return table.loc[:, ["id", "key", "label", "split", *slices]].reset_index(drop=True), notes
+        more = [name for name in table.columns if name not in COLUMNS]
+        return table.loc[:, ["id", "key", "label", "split", *more]].reset_index(drop=True), notes
 
 
 def first_repeated(names: Iterable[str]) -> str | None:
