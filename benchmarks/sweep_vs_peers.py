@@ -1,8 +1,9 @@
 """One fused sweep against the same results from Captum, pytorch-grad-cam and a forward with hooks, one after another.
 
 ResNet-18 with seeded random weights, 224x224 images: logits, GAP features, per-channel statistics of every
-convolution and ReLU, saliency, and Grad-CAM at two layers. The peers are called as their users call them, in their
-default memory format and in a process with the default allocator; "peers, our settings" lends them ours.
+convolution and ReLU, saliency, and Grad-CAM at two layers; with ``--rules`` guided backpropagation and deconvnet too.
+The peers are called as their users call them, in their default memory format and in a process with the default
+allocator; "peers, our settings" lends them ours. Grad-CAM is pytorch-grad-cam's or, with ``--cams captum``, Captum's.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import numpy as np
 from alternating import ask, hand_over, in_turn, machine, median, ratio, table, timed
 
 LAYERS = ("layer3", "layer4")
+#: Our name, Captum's, and how a gradient passes ReLUs.
+MAPS = {"saliency": ("Saliency", "plain")}
+RULES = {"guided_backprop": ("GuidedBackprop", "guided"), "deconvnet": ("Deconvolution", "deconvnet")}
 TOLERANCE = 1e-4
 
 
@@ -38,16 +42,25 @@ def pictures(n: int) -> np.ndarray:
     return np.random.default_rng(1).standard_normal((n, 3, 224, 224), dtype=np.float32)
 
 
-def leaves() -> list[Any]:
+def maps(options: argparse.Namespace) -> dict[str, tuple[str, Any]]:
+    """Heatmaps at the resolution of the input."""
+    return MAPS | RULES if options.rules else MAPS
+
+
+def leaves(options: argparse.Namespace) -> list[Any]:
     """What the sweep computes."""
     from convaudit.stages.activations.stage import Activations
+    from convaudit.stages.attributions.deconvnet import Deconvnet
     from convaudit.stages.attributions.grad_cam import GradCam
+    from convaudit.stages.attributions.guided_backprop import GuidedBackprop
     from convaudit.stages.attributions.saliency import Saliency
     from convaudit.stages.attributions.stage import Attributions
     from convaudit.stages.features.stage import Features
     from convaudit.stages.predictions.stage import Predictions
 
-    methods = {"saliency": Saliency(), "grad_cam": GradCam(layers=LAYERS)}
+    methods: dict[str, Any] = {"saliency": Saliency(), "grad_cam": GradCam(layers=LAYERS)}
+    if options.rules:
+        methods |= {"guided_backprop": GuidedBackprop(), "deconvnet": Deconvnet()}
     stages = [Predictions(), Features(("penultimate", "last_conv")), Activations(), Attributions(methods)]
     return [leaf for stage in stages for leaf in stage.leaves()]
 
@@ -83,7 +96,7 @@ class Sweep:
         model = network(options.double).requires_grad_(False)
         self.subject = subject(model, n, options.batch)
         self.model = model.to(memory_format=torch.channels_last) if self.last else model
-        chosen = [leaf for leaf in leaves() if leaf.name not in options.without]
+        chosen = [leaf for leaf in leaves(options) if leaf.name not in options.without]
         self.jobs = [(leaf, Task(leaf.name, range(n))) for leaf in chosen]
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -114,7 +127,7 @@ class Peers:
 
     def __init__(self, options: argparse.Namespace, n: int) -> None:
         import torch
-        from captum.attr import Saliency
+        from captum import attr
         from pytorch_grad_cam import GradCAM
 
         from convaudit.pipelines.worker import tune_allocator
@@ -126,13 +139,16 @@ class Peers:
         model = network(options.double)
         self.format = torch.channels_last if options.format == "channels_last" else torch.contiguous_format
         self.model = model.to(memory_format=self.format)
-        self.saliency = Saliency(self.model)
-        self.cams = {name: GradCAM(self.model, [getattr(self.model, name)]) for name in LAYERS}
+        self.maps = {name: getattr(attr, theirs)(self.model) for name, (theirs, _) in maps(options).items()}
+        self.layer_cams = {name: attr.LayerGradCam(self.model, getattr(self.model, name)) for name in LAYERS}
+        self.cams: dict[str, Any] = {}
         self.raw: dict[str, list[np.ndarray]] = {}
+        if options.cams == "pytorch-grad-cam":
+            self.cams = {name: GradCAM(self.model, [getattr(self.model, name)]) for name in LAYERS}
         if options.raw:
             for name, cam in self.cams.items():
                 cam.get_cam_image = self._noting(name, cam.get_cam_image)
-        self.parts = {"forward with hooks": 0.0, "Captum": 0.0, "pytorch-grad-cam": 0.0}
+        self.parts = dict.fromkeys(("forward with hooks", *self.maps, "Grad-CAM"), 0.0)
 
     def _noting(self, name: str, method: Any) -> Any:
         def get_cam_image(*args: Any, **kwargs: Any) -> np.ndarray:
@@ -160,15 +176,24 @@ class Peers:
         with timed(spent):
             rows, predicted = statistics.forward(self.model, images)
         self.parts["forward with hooks"] += spent["wall"]
+        for name, method in self.maps.items():
+            with timed(spent := {}):
+                gradient = method.attribute(images.clone().requires_grad_(), target=predicted)
+                rows[name] = gradient.detach().abs().amax(1).numpy()
+            self.parts[name] += spent["wall"]
         with timed(spent := {}):
-            gradient = self.saliency.attribute(images.clone().requires_grad_(), target=predicted)
-            rows["saliency"] = gradient.amax(1).numpy()
-        self.parts["Captum"] += spent["wall"]
-        with timed(spent := {}):
-            for name, cam in self.cams.items():
-                rows[f"cam/{name}"] = cam(images, targets=None)
-        self.parts["pytorch-grad-cam"] += spent["wall"]
+            for name in LAYERS:
+                rows[f"cam/{name}"] = self._cam(name, images, predicted)
+        self.parts["Grad-CAM"] += spent["wall"]
         return rows
+
+    def _cam(self, name: str, images: Any, predicted: Any) -> np.ndarray:
+        if self.cams:
+            return self.cams[name](images, targets=None)
+        heatmap = self.layer_cams[name].attribute(images, target=predicted, relu_attributions=True)
+        heatmap = heatmap.detach().squeeze(1).numpy()
+        self.raw.setdefault(name, []).append(heatmap)
+        return heatmap
 
 
 class Statistics:
@@ -252,19 +277,22 @@ def differences(options: argparse.Namespace, peers_settings: dict[str, Any]) -> 
     ours = Sweep(options, len(images))
     peers = Peers(argparse.Namespace(**vars(options) | peers_settings), len(images))
     mine, theirs = ours(images), peers(images)
-    stored = mine["attributions/saliency/heatmap"] * mine["attributions/saliency/scale"][:, None, None]
-    exact = _saliency(ours, images)
-    assert difference(stored, exact) <= 2**-11, "stored in half precision, and no worse than that"
-    return {
+    found = {}
+    for name, (_, rule) in maps(options).items():
+        exact = _gradient(ours, images, rule)
+        scale = mine[f"attributions/{name}/scale"][:, 0, None, None]
+        stored = mine[f"attributions/{name}/heatmap"][:, 0] * scale
+        assert difference(stored, exact) <= 2**-11, "stored in half precision, and no worse than that"
+        found[name] = difference(exact, theirs[name])
+    return found | {
         "logit": difference(mine["predictions/logit"], theirs["logit"]),
         "features": max(
             difference(mine["features/fc.input"], theirs["penultimate"]),
             difference(mine["features/layer4.1.conv2"], theirs["last_conv"]),
         ),
         "statistics": max(_statistics(mine, theirs["statistics"])),
-        "saliency": difference(exact, theirs["saliency"]),
         "Grad-CAM": max(
-            difference(mine[f"attributions/grad_cam/{name}/heatmap"], np.concatenate(peers.raw[name]))
+            difference(mine[f"attributions/grad_cam/{name}/heatmap"][:, 0], np.concatenate(peers.raw[name]))
             for name in LAYERS
         ),
     }
@@ -291,17 +319,17 @@ def _statistics(mine: dict[str, np.ndarray], theirs: dict[str, dict[str, Any]]) 
     return found
 
 
-def _saliency(ours: Sweep, images: np.ndarray) -> np.ndarray:
-    """Our saliency before it is stored in half precision."""
+def _gradient(ours: Sweep, images: np.ndarray, rule: Any) -> np.ndarray:
+    """One of our gradients before it is stored in half precision."""
     from convaudit.stages.contract import Ask, Gradient
     from convaudit.stages.network.batch import opened
 
-    ask = Ask(gradients=(Gradient("predicted", "input"),))
-    maps = []
+    ask = Ask(gradients=(Gradient("predicted", "input", rule),))
+    found = []
     for block in ours._blocks(images):
         with opened(ours.model, block, ours.subject, ask) as batch:
-            maps.append(batch.gradient("predicted", "input").abs().amax(1).numpy())
-    return np.concatenate(maps)
+            found.append(batch.gradient("predicted", "input", rule).abs().amax(1).numpy())
+    return np.concatenate(found)
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -338,7 +366,8 @@ def compare(options: argparse.Namespace) -> None:
                  ratio(found["peers"], rounds, "cpu"), parts]
             )  # fmt: skip
     found = ask(__file__, arguments(options, "check", ours, options.threads_tried[0]))
-    print(f"{where}. {options.images} images of 224x224, batch {options.batch}, median of {options.repeats} rounds.\n")
+    print(f"{where}. {options.images} images of 224x224, batch {options.batch}, median of {options.repeats} rounds.")
+    print(f"Grad-CAM of the peers: {options.cams}.\n")
     table(rows)
     print("Largest difference over largest magnitude:\n")
     table(
@@ -348,6 +377,7 @@ def compare(options: argparse.Namespace) -> None:
 
 def arguments(options: argparse.Namespace, child: str, settings: dict[str, str], threads: int) -> list[object]:
     fixed = ["--child", child, "--images", options.images, "--batch", options.batch, "--threads", threads]
+    fixed += ["--cams", options.cams, *(["--rules"] if options.rules else [])]
     return [*fixed, "--format", settings["format"], "--allocator", settings["allocator"]]
 
 
@@ -357,6 +387,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads-tried", type=int, nargs="+", default=[2, 1])
+    parser.add_argument("--rules", action="store_true", help="guided backpropagation and deconvnet too")
+    parser.add_argument("--cams", choices=["pytorch-grad-cam", "captum"], default="pytorch-grad-cam")
     parser.add_argument("--all", action="store_true", help="also one setting changed at a time")
     parser.add_argument("--child", choices=["ours", "peers", "check"], help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
