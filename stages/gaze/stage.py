@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from ..contract import Leaf, Stage
-from ..errors import ConfigError
+from ..errors import ConfigError, did_you_mean
 from .candidates import Limits
 from .classes import ClassesLeaf
 from .clustering import ClustersLeaf
@@ -15,6 +16,8 @@ from .patches import PatchesLeaf
 from .shortcuts import ShortcutsLeaf
 from .sources import Source
 
+# Maps that show where evidence lies, without the edges that gradients by the input pick up.
+_PREFERRED = ("grad_cam", "cam", "layer_cam", "grad_cam_plus_plus", "occlusion")
 # Classes of fewer right images have no mean worth comparing.
 _LEAST = 10
 
@@ -25,10 +28,12 @@ class Gaze(Stage):
 
     Parameters
     ----------
+    methods
+        The configured attribution methods by name; where there are none, `source` and `layer` are taken at their word.
     source
-        ``attributions/<method>`` whose heatmaps are looked at; of several targets the first.
+        Which of them is looked at, of several targets the first; None for Grad-CAM or its kin, else for the first one.
     layer
-        Selector of the one layer whose maps are used; None for a method whose maps have the input's resolution.
+        Selector of the one layer whose maps are used, for a method that has several; None for its last.
     cells
         Most cells along each axis that a heatmap is pooled to.
     pairs
@@ -48,8 +53,9 @@ class Gaze(Stage):
         Share of these that has to change for a shortcut.
     """
 
-    source: str = "attributions/grad_cam"
-    layer: str | None = "last_map"
+    methods: Mapping[str, Any] = field(default_factory=dict)
+    source: str | None = None
+    layer: str | None = None
     cells: int = 14
     pairs: int = 12
     clusters: int = 5
@@ -75,7 +81,7 @@ class Gaze(Stage):
 
     def leaves(self) -> tuple[Leaf, ...]:
         """From heatmaps to what the network does without what they point at."""
-        source = Source(self.source, self.layer, self.cells)
+        source = self._source()
         limits = Limits(self.share, self.ratio, self.deviations, _LEAST)
         shortcuts = ShortcutsLeaf(source, self.shortcut_cells, self.candidates, limits)
         return (
@@ -85,3 +91,15 @@ class Gaze(Stage):
             PatchesLeaf(self.candidates, self.images),
             ConfirmationLeaf(shortcuts, self.images, self.others, self.effect),
         )
+
+    def _source(self) -> Source:
+        name = self.source or next((kin for kin in _PREFERRED if kin in self.methods), next(iter(self.methods), ""))
+        name = name.removeprefix("attributions/")
+        if not self.methods:
+            return Source(f"attributions/{name or 'grad_cam'}", self.layer, self.cells)
+        if name not in self.methods:
+            raise ConfigError(f"gaze.source: {name!r} is not configured{did_you_mean(name, self.methods)}")
+        method = self.methods[name]
+        at_layers = any("{layer}" in array.path for array in method.documents)
+        layers = getattr(getattr(method, "method", method), "layers", ("last_map",))
+        return Source(f"attributions/{name}", (self.layer or layers[-1]) if at_layers else None, self.cells)
