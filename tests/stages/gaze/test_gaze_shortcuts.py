@@ -328,9 +328,24 @@ def test_budgets_hold_and_bad_images_take_no_part():
     [
         {"share": 0.0}, {"share": 1.5}, {"ratio": 0.5}, {"deviations": -1.0}, {"cells": 0}, {"pairs": -1},
         {"clusters": 0}, {"cluster_images": 1}, {"shortcut_cells": 1}, {"candidates": 0}, {"images": 0}, {"others": 0},
-        {"effect": 0.0}, {"source": "features"},
+        {"effect": 0.0}, {"source": "grad_com", "methods": {"grad_cam": GradCam()}},
     ],
 )  # fmt: skip
 def test_settings_out_of_range(setting):
     with pytest.raises(ConfigError, match=r"^gaze\."):
         Gaze(**setting)
+
+
+@pytest.mark.parametrize(
+    ("methods", "setting", "leaf", "layer"),
+    [
+        ({"saliency": Saliency(), "grad_cam": GradCam()}, {}, "grad_cam", "last_map"),
+        ({"mine": GradCam(layers=("conv1", "conv2"))}, {}, "mine", "conv2"),
+        ({"mine": GradCam(layers=("conv1", "conv2"))}, {"layer": "conv1"}, "mine", "conv1"),
+        ({"saliency": Saliency(), "occlusion": Occlusion()}, {}, "occlusion", None),
+        ({"grad_cam": GradCam(), "saliency": Saliency()}, {"source": "attributions/saliency"}, "saliency", None),
+    ],
+)
+def test_it_looks_at_what_is_configured(methods, setting, leaf, layer):
+    source = Gaze(methods=methods, **setting).leaves()[0].source
+    assert (source.leaf, source.layer) == (f"attributions/{leaf}", layer)
