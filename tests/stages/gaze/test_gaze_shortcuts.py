@@ -6,6 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from convaudit.stages.attributions.grad_cam import GradCam
+from convaudit.stages.attributions.occlusion import Occlusion
+from convaudit.stages.attributions.saliency import Saliency
 from convaudit.stages.errors import ConfigError
 from convaudit.stages.gaze.candidates import Limits, border_cells, suspects
 from convaudit.stages.gaze.outcomes import confirmed_cell
