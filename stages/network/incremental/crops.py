@@ -93,7 +93,7 @@ def cell_index(start: Int[np.ndarray, "axis window"], size: tuple[int, ...], len
         shape = [1] * (n_axis + 1)
         shape[0], shape[axis + 1] = len(first), n
         index = index * along + (first[:, None] + np.arange(n)).reshape(shape)
-    return np.ascontiguousarray(np.broadcast_to(index, (start.shape[1], *size))).reshape(-1)
+    return np.broadcast_to(index, (start.shape[1], *size)).flatten()
 
 
 def compose(ground: Ground, piece: Tensor, axes: tuple[int, ...], at: Crop, wanted: Crop) -> Tensor:

@@ -169,11 +169,16 @@ class Replay:
 
 
 def _called(node: Node, given: dict[int, Tensor], op: Any = None) -> Tensor:
-    args, kwargs = tree_map(
-        lambda value: given[value.index] if isinstance(value, Ref) else value,
-        (node.args, dict(node.kwargs)),
-        is_leaf=lambda value: isinstance(value, Ref),
-    )
+    n = len(next(iter(given.values())))
+
+    def stands_for(value: Any) -> Any:
+        if isinstance(value, Ref):
+            return given[value.index]
+        # Joining does not broadcast.
+        constant = node.name == "cat" and isinstance(value, Tensor)
+        return value.expand(n, *value.shape[1:]) if constant else value
+
+    args, kwargs = tree_map(stands_for, (node.args, dict(node.kwargs)), is_leaf=lambda value: isinstance(value, Ref))
     result = (op or node.op)(*args, **kwargs)
     return result if node.pick is None else result[node.pick]
 
