@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..stages.errors import StageError
 from ..stages.faithfulness.regions import otsu_mask
 from . import figures, heatmaps, rasters
 from .heatmaps import Heatmap, Source
 from .material import Material
+from .winners import Patch, patches
 
 #: What showing one image, and each heatmap over it, costs in markup: caption, alternative text, frame.
 MARKUP_BYTES, HEAT_BYTES = 900, 420
@@ -32,6 +35,8 @@ class Symbol:
         Paths of a drawn signal, one per channel.
     smooth
         Whether it is blurred when enlarged (heatmaps) or keeps its pixels (images).
+    patches
+        Where which class wins.
     outline
         Path drawn over it, in cells of which there are `cells` down and across.
     """
@@ -42,13 +47,20 @@ class Symbol:
     href: str = ""
     paths: tuple[str, ...] = ()
     smooth: bool = False
+    patches: tuple[Patch, ...] = ()
     outline: str = ""
     cells: tuple[int, int] = (1, 1)
 
     @property
     def size(self) -> int:
         """Bytes it adds to the page."""
-        return len(self.href) + len(self.outline) + sum(map(len, self.paths)) + 240
+        return (
+            len(self.href)
+            + len(self.outline)
+            + sum(map(len, self.paths))
+            + 240
+            + sum(len(patch.d) + 160 for patch in self.patches)
+        )
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,8 @@ class Frame:
         Class that the heatmap explains, where that is not the prediction.
     aligned
         Whether it is known where the heatmap lies.
+    keys
+        Letters in the picture, and the classes that they stand for.
     """
 
     symbols: tuple[str, ...]
@@ -78,6 +92,7 @@ class Frame:
     caption: str = ""
     target: str = ""
     aligned: bool = True
+    keys: tuple[tuple[str, str], ...] = ()
 
     @property
     def wide(self) -> bool:
@@ -270,19 +285,35 @@ class Album:
 
     def _heat(self, source: Source, position: int, picture: Symbol) -> _Stack | None:
         try:
+            if source.path == heatmaps.WINNER:
+                return self._winners(source, position, picture)
             found = heatmaps.heatmap(self._material, source, position)
         except StageError as error:  # one method that cannot be drawn must not cost the reader the report
             self.undrawn.setdefault(source.leaf, str(error))
             return None
         if found is None:
             return None
-        name = f"heat-{self.heatmaps.index(source)}-{position}"
+        name = self._name(source, position)
         overlay = self._symbols.get(name) or _overlay(name, source, found, picture)
         # Lines stay readable over colours, pictures do not.
         symbols = (overlay, picture) if picture.paths else (picture, overlay)
         predicted = -1 if self._material.predicted is None else int(self._material.predicted[position])
         target = "" if found.target == predicted else self._material.class_name(found.target)
         return _Stack(symbols, source.caption, target, not source.caveat)
+
+    def _name(self, source: Source, position: int) -> str:
+        return f"heat-{self.heatmaps.index(source)}-{position}"
+
+    def _winners(self, source: Source, position: int, picture: Symbol) -> _Stack:
+        grid = np.atleast_2d(heatmaps.winners(self._material, source, position))
+        edges = heatmaps.window_edges(self._material, source, picture.width, picture.height)
+        prediction = -1 if self._material.predicted is None else int(self._material.predicted[position])
+        found = patches(grid, edges, prediction)
+        overlay = Symbol(self._name(source, position), picture.width, picture.height, patches=found)
+        names = {
+            patch.letter: self._material.class_name(patch.wins) if patch.wins >= 0 else "others" for patch in found
+        }
+        return _Stack((picture, overlay), source.caption, keys=tuple(names.items()))
 
 
 @dataclass(frozen=True)
@@ -291,6 +322,7 @@ class _Stack:
     caption: str = ""
     target: str = ""
     aligned: bool = True
+    keys: tuple[tuple[str, str], ...] = ()
 
 
 def _overlay(name: str, source: Source, found: Heatmap, picture: Symbol) -> Symbol:
@@ -319,4 +351,4 @@ def _frame(stack: _Stack, alt: str) -> Frame:
     what = f"{stack.caption} heatmap over {alt}" if stack.caption else alt
     text = f"{what}, for {stack.target}" if stack.target else what
     names = tuple(symbol.name for symbol in stack.symbols)
-    return Frame(names, first.width, first.height, text, stack.caption, stack.target, stack.aligned)
+    return Frame(names, first.width, first.height, text, stack.caption, stack.target, stack.aligned, stack.keys)

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..stages.attributions.rendering import KINDS, SCORED, alignment_caveat, render
+from ..stages.attributions.windows import winning_classes
 from .material import Material
+from .winners import cell_edges
 
 #: How methods are written; any other by its name in the store.
 _SPELLED = {
@@ -30,6 +32,8 @@ _SPELLED = {
 }
 _FIRST = "attributions/grad_cam"
 _ENDING = "heatmap"
+#: Path that stands for the winning class under each window, which is no array of its own where all scores are kept.
+WINNER = "winner"
 _COARSE = ("layer", *SCORED, "pixels")
 
 
@@ -104,6 +108,23 @@ def heatmap(material: Material, source: Source, position: int) -> Heatmap | None
     return Heatmap(found, target) if target >= 0 and np.isfinite(found).all() else None
 
 
+def winners(material: Material, source: Source, position: int) -> np.ndarray:
+    """Class that wins under each window of an image, in the order of the windows along each axis; -1 where unknown."""
+    row = {path: material.row(f"{source.leaf}/{path}", position) for path in _needed(material, source)}
+    return winning_classes(row, material.notes(source.leaf)["rendering"])
+
+
+def window_edges(material: Material, source: Source, width: float, height: float) -> tuple[np.ndarray, np.ndarray]:
+    """Borders of the cells that windows stand for, down and across, in a picture of some size."""
+    rendering, space = material.notes(source.leaf)["rendering"], material.subject["input_shape"][1:]
+    sizes = (height, width)[-len(space) :]
+    edges = [
+        cell_edges(start, end, length, size)
+        for start, end, length, size in zip(rendering["start"], rendering["end"], space, sizes, strict=True)
+    ]
+    return (np.array([0.0, height]), edges[0]) if len(edges) == 1 else (edges[0], edges[1])
+
+
 def _sources(material: Material, leaf: str) -> list[Source]:
     notes = material.notes(leaf)
     kind = notes.get("rendering", {}).get("kind")
@@ -112,14 +133,17 @@ def _sources(material: Material, leaf: str) -> list[Source]:
     key = leaf.partition("/")[2]
     stored = {path.removeprefix(f"{leaf}/") for path in material.store.arrays(leaf)}
     config: Mapping[str, Any] = notes.get("config", {})
+    method = _SPELLED.get(key, key.replace("_", " ").capitalize())
     layers = [f"{layer}/{_ENDING}" for layer in reversed(material.layers_of(leaf, _ENDING))]
     paths = [_ENDING] if kind in SCORED or _ENDING in stored else []
+    if kind == "windows":
+        paths.append(WINNER)
     return [
         Source(
             leaf,
             path,
-            _SPELLED.get(key, key.replace("_", " ").capitalize()),
-            path.removesuffix(_ENDING).rstrip("/"),
+            method + (": winning class" if path == WINNER else ""),
+            "" if path == WINNER else path.removesuffix(_ENDING).rstrip("/"),
             str(config.get("target", "predicted")),
             int(material.store[f"{leaf}/target"].shape[1]),
             bool(notes.get("signed", False)),

@@ -10,7 +10,7 @@ import numpy as np
 from ...stages.faithfulness.wording import one_line
 from .. import findings, rasters
 from ..album import Album, Evidence, Frame
-from ..heatmaps import Source
+from ..heatmaps import WINNER, Source
 from ..material import Material
 
 TITLE = "Attributions"
@@ -114,6 +114,8 @@ class AttributionsView:
         What is drawn.
     scales
         The colour scales that are used.
+    winners
+        Whether one of the columns shows winning classes.
     classes
         Galleries, classes with findings first.
     hidden
@@ -128,6 +130,7 @@ class AttributionsView:
 
     columns: tuple[Column, ...]
     scales: tuple[Scale, ...]
+    winners: bool
     classes: tuple[ClassGallery, ...]
     hidden: int
     budget_full: bool
@@ -148,6 +151,7 @@ def view(material: Material, album: Album) -> AttributionsView:
     return AttributionsView(
         columns=tuple(_column(material, source) for source in sources),
         scales=_scales(sources) if classes else (),
+        winners=any(source.path == WINNER for source in sources),
         classes=tuple(classes),
         hidden=len(order) - len(classes),
         budget_full=len(classes) < min(len(order), MOST_CLASSES),
@@ -235,6 +239,8 @@ def _chosen(material: Material, group: np.ndarray, right: np.ndarray | None, pla
 
 
 def _column(material: Material, source: Source) -> Column:
+    if source.path == WINNER:
+        return Column(source.method, "", "which class is predicted", _PLACES["windows"], "", "", "", fails=False)
     target = _TARGETS.get(source.target, source.target)
     if source.target.isdigit():
         target = material.class_name(int(source.target))
@@ -267,6 +273,7 @@ def _scales(sources: Sequence[Source]) -> tuple[Scale, ...]:
     """The scales in use, drawn by the function that draws the heatmaps."""
     ramp = np.linspace(0, 1, 2 * rasters.HEAT_LEVELS + 1)
     scales = []
+    sources = [source for source in sources if source.path != WINNER]
     if any(not source.signed for source in sources):
         picture = rasters.data_uri("image/webp", rasters.encode_heatmap(ramp))
         scales.append(Scale(picture, "nothing", "strongest"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from jaxtyping import Float
 
 from ..errors import StageError
 from .masks import render_masks
+from .windows import render_windows
 
 #: Kinds whose stored numbers are scores of altered images: one map per target, called ``heatmap``.
 SCORED = ("windows", "masks")
@@ -50,8 +50,7 @@ def render(
     if kind == "masks":
         return {_ENDING: render_masks(row, rendering, tuple(input_shape))}
     if kind == "windows":
-        windows = importlib.import_module(".windows", __package__)
-        return {_ENDING: windows.render_windows(row, rendering, tuple(input_shape))}
+        return {_ENDING: render_windows(row, rendering, input_shape)}
     paths = [path for path in row if path.endswith(_ENDING)]
     if not paths:
         raise StageError(f"rendering of kind {kind!r}: expected an array called {_ENDING}, got {sorted(row)}")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from convaudit.reports import build, figures, heatmaps
+from convaudit.reports import build, figures, heatmaps, winners
 from convaudit.reports.album import Album
 from convaudit.reports.build import ReportOptions, build_report
 from convaudit.reports.material import Limits, Material
@@ -222,6 +222,73 @@ def test_outline_runs_along_the_edges_of_a_mask():
         *((1, 0, "v"), (1, 1, "v"), (2, 1, "v"), (3, 0, "v")),
     }
     assert figures.outline(np.zeros((3, 4), bool)) == ""
+
+
+def window_store(store, scores):
+    """Add occlusion: windows of 12 pixels every 8 (down) and every 10 (across) pixels of 24 by 32."""
+    leaf, n = "attributions/occlusion", len(store.table)
+    predicted = store.data["predictions/predicted"]
+    data = {
+        f"{leaf}/score": scores.astype(np.float32),
+        f"{leaf}/base": np.ones((n, scores.shape[2]), np.float32),
+        f"{leaf}/against": np.full((n, 1), -1, np.int32),
+        f"{leaf}/target": predicted[:, None],
+    }
+    rendering = {"kind": "windows", "start": [[0, 8, 16], [0, 10, 20]], "end": [[12, 20, 24], [12, 22, 32]]}
+    notes = {"signed": True, "config": {"target": "predicted"}, "rendering": rendering}
+    return replace(store, data=store.data | data, summaries=store.summaries | {leaf: Summary(notes=notes)}, failures={})
+
+
+def test_occlusion_shows_the_drop_and_the_class_that_wins(store):
+    """Only the window in the middle matters: there the score of the prediction falls, and another class wins."""
+    predicted = store.data["predictions/predicted"]
+    scores = np.zeros((240, 9, 6))
+    scores[np.arange(240), :, predicted.clip(0)] = 1
+    scores[np.arange(240), 4, predicted.clip(0)] = 0
+    other = (predicted.clip(0) + 1) % 6
+    scores[np.arange(240), 4, other] = 0.5
+    told = window_store(store, scores)
+    seen, view = material(told), viewed(told)
+    assert [column.method for column in view.columns[2:]] == ["Occlusion", "Occlusion: winning class"]
+    assert view.winners
+    drop, winner = heatmaps.sources(seen)[2:]
+    assert drop.path == "heatmap"
+    found = heatmaps.heatmap(seen, drop, 5).values
+    assert found[13, 15] == found.max() > 0  # under the middle window alone
+    assert found[2, 2] == 0
+    grid = heatmaps.winners(seen, winner, 5)
+    assert grid.shape == (3, 3)
+    assert grid[1, 1] == other[5]
+    assert (np.delete(grid.ravel(), 4) == predicted[5]).all()
+    for line in (line for gallery in view.classes for line in gallery.lines):
+        at = (seen.class_names.index(line.evidence.prediction) + 1) % 6
+        assert line.frames[-1].keys == (("A", seen.class_names[at]),)
+    page = section(build_report(told, {"seed": 0}))
+    assert "while a window is covered there" in page
+
+
+def test_patches_lie_around_the_middles_of_their_windows():
+    edges = winners.cell_edges([0, 8, 16], [12, 20, 24], 24, 48)
+    np.testing.assert_allclose(edges, [0, 20, 34, 48])  # middles at 6, 14 and 20 of 24
+    grid = np.array([[7, 7, 2], [7, 3, 2], [3, 3, -1]])
+    found = winners.patches(grid, (edges, edges), prediction=7)
+    assert [(patch.wins, patch.letter) for patch in found] == [(3, "A"), (2, "B")]
+    assert found[0].d == "M20 20H34V34H20zM0 34H34V48H0z"
+    assert (found[0].x, found[0].y) == (27, 27)  # all three are as near; the first in reading order
+    assert winners.patches(np.full((3, 3), 7), (edges, edges), prediction=7) == ()
+
+
+def test_rare_winners_share_one_patch():
+    grid = np.array([[1, 1, 1, 2, 2, 3, 3, 4, 5, 0]])
+    edges = (np.array([0.0, 1]), np.arange(11.0))
+    found = winners.patches(grid, edges, prediction=0)
+    assert [(patch.wins, patch.letter, patch.role) for patch in found] == [
+        (1, "A", 0),
+        (2, "B", 1),
+        (3, "C", 2),
+        (-1, "+", 3),
+    ]
+    assert found[3].d == "M7 0H9V1H7z"
 
 
 class Repeated:

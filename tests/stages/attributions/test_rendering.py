@@ -140,6 +140,24 @@ def test_an_unknown_alignment_is_told_with_its_reason():
     assert alignment_caveat("heatmap", {"rendering": {"kind": "pixels"}}) == ""
 
 
+def test_windows_and_masks_come_as_one_map_per_target():
+    scores = {
+        "score": np.array([[0.2, 0.8], [0.9, 0.1], [0.4, 0.6]]),
+        "base": np.array([0.9, 0.1]),
+        "against": np.array([-1, -1]),
+        "target": np.array([0, 1]),
+    }
+    notes = {"rendering": {"kind": "windows", "start": [[0, 2, 4]], "end": [[3, 5, 6]]}}
+    found = render(scores, notes, (1, 6))
+    np.testing.assert_allclose(found["heatmap"][0], [0.7, 0.7, 0.35, 0, 0.25, 0.5])
+    assert found["heatmap"].shape == (2, 6)
+    masks = {"kind": "masks", "grid": 2, "keep": 0.5, "interpolation": "reflect", "normalisation": "coverage"}
+    same = {**scores, "score": np.full((3, 2), 0.25), "used": np.array(3), "mask_seed": np.array(5)}
+    found = render(same, {"rendering": masks}, (1, 6))["heatmap"]
+    assert found.shape == (2, 6)
+    np.testing.assert_allclose(found[np.isfinite(found)], 0.25)
+
+
 @pytest.mark.parametrize(
     ("row", "notes", "told"),
     [
