@@ -40,7 +40,7 @@ class ShortcutsLeaf(Leaf):
     source
         Heatmaps that were averaged.
     cells
-        Cells along each axis of the grid on which classes are compared.
+        Cells along each axis of the grid on which classes are compared; its square for signals.
     most
         Candidates at most.
     limits
@@ -76,8 +76,9 @@ class ShortcutsLeaf(Leaf):
         return ("gaze/classes", "gaze/clusters")
 
     def grid(self, subject: Subject) -> tuple[int, ...]:
-        """Cells along each axis."""
-        return tuple(min(self.cells, n) for n in self.source.grid(subject))
+        """Cells along each axis; of a signal their square, since a cell is to be the same share of the input."""
+        cells = self.cells if len(subject.axes) > 1 else self.cells**2
+        return tuple(min(cells, n) for n in self.source.grid(subject))
 
     def writes(self, subject: Subject) -> tuple[SizedArray, ...]:
         """A table of candidates, and the border cells."""

@@ -41,7 +41,7 @@ class Gaze(Stage):
     clusters, cluster_images
         Groups per class, and images per class that are grouped, at most.
     shortcut_cells
-        Cells along each axis of the grid whose border is searched for shortcuts.
+        Cells along each axis of the grid whose border is searched for shortcuts; its square for signals.
     share, ratio, deviations
         What makes a class, or a group of its heatmaps, a candidate: the share of its evidence in one border cell, by
         how much that exceeds the mean of the other classes as a ratio, and in standard deviations.

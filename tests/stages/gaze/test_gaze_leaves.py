@@ -143,7 +143,7 @@ def test_signals_have_one_axis():
         run_leaf(leaf, subject, stored)
     assert stored["gaze/classes/pooled"].shape == (N, 14)
     assert stored["gaze/classes/group_centre"].shape[1] == 1
-    assert stored["gaze/shortcuts/box"].tolist() == [[[0, 20]], [[60, 80]]]
+    assert stored["gaze/shortcuts/box"].tolist() == [[[0, 6]], [[74, 80]]]
 
 
 def test_absent_classes_and_single_images():
