@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from ..specs import Finding, Measurement
+from ..specs import Direction, Finding, Measurement
 from .curves import area
 
 #: Fewer images say too little.
@@ -166,7 +166,7 @@ def judge(
     return Judged(str(rows["maps"][place]), means, levels, verdict, images, still)
 
 
-_MEANINGS = {
+_MEANINGS: dict[str, tuple[Direction, str]] = {
     "deletion": (
         "lower",
         "Area under the target's probability as the positions ranked highest are removed first; mean over images.",

@@ -103,7 +103,7 @@ def measure(trial: Trial, task: Task) -> dict[str, np.ndarray]:
     found = _curves(trial, large) | _against_regions(trial, large)
     rows = np.arange(len(trial.batch))
     if trial.method.passes(trial.subject) > _MANY_PASSES:
-        rows = np.flatnonzero(np.isin(trial.batch.positions, task.images[:_FEW_IMAGES]))
+        rows = np.flatnonzero(np.isin(trial.batch.positions, (task.images or ())[:_FEW_IMAGES]))
     found |= _made_again(trial, maps, rows, task.argument["draw"])
     return found | {
         "image": np.asarray(trial.batch.positions, np.int64),
@@ -206,8 +206,7 @@ def _against_regions(trial: Trial, large: Mapping[str, np.ndarray]) -> dict[str,
         name: np.full((len(trial.batch), len(large)), np.nan, np.float32) for name in ("pointing", "inside", "overlap")
     }
     region_share = np.full(len(trial.batch), np.nan, np.float32)
-    for row in range(len(trial.batch)) if regions is not None else ():
-        region = regions[row]
+    for row, region in enumerate(() if regions is None else regions):
         if not region.any():
             continue
         region_share[row] = region.mean()

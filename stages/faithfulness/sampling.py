@@ -46,7 +46,7 @@ def spread_sample(
     """
     wrong = (label >= 0) & (predicted >= 0) & (label != predicted)
     usable = np.flatnonzero((predicted >= 0) & (wrong if wrong_only else True))
-    keyed = sorted((stable_seed(seed, image_id[image], "faithfulness"), int(image)) for image in usable)
+    keyed = sorted((stable_seed(seed, image_id[image], "faithfulness"), image) for image in usable.tolist())
     met: dict[tuple[bool, int], int] = {}
     turns = []
     for key, image in keyed:
