@@ -216,7 +216,7 @@ class SmoothGrad(Wrapper):
             samples = range(first, min(first + versions, self.samples))
             noisy = torch.cat([images] * len(samples))
             for version, sample in zip(noisy.split(len(batch)), samples, strict=True):
-                version.addcmul_(noise(batch.ids, tuple(images.shape[1:]), subject.seed, sample, images), size)
+                version.add_(noise(batch.ids, tuple(images.shape[1:]), subject.seed, sample, images).mul_(size))
             yield first, noisy
 
     def told(self, facts: Facts, subject: Subject) -> Told:

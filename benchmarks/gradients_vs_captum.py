@@ -1,0 +1,276 @@
+"""SmoothGrad and integrated gradients of a sweep against Captum's NoiseTunnel and IntegratedGradients.
+
+ResNet-18 with seeded random weights, 224x224 images, 8 samples and 16 steps. Captum is called as its users call it, one
+call per batch, in the default memory format and in a process with the default allocator; "Captum, chunked" bounds how
+many images it works on at once, and "Captum, our settings" lends it channels_last and our allocator besides.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from alternating import ask, hand_over, in_turn, machine, median, ratio, table, timed
+from sweep_vs_peers import TOLERANCE, difference, network, pictures, subject
+
+SAMPLES, LEVEL, STEPS = 8, 0.15, 16
+METHODS = ("smooth_grad", "integrated_gradients")
+#: Images that go through the network at once, of ours and of Captum in chunks.
+PASS = 16
+
+
+def method(name: str) -> Any:
+    """One of ours, for the predicted class, summed over channels with its sign."""
+    from convaudit.stages.attributions.integrated_gradients import IntegratedGradients
+    from convaudit.stages.attributions.saliency import Saliency
+    from convaudit.stages.attributions.smooth_grad import SmoothGrad
+
+    if name == "integrated_gradients":
+        return IntegratedGradients(steps=STEPS)
+    return SmoothGrad(method=Saliency(reduction="sum"), samples=SAMPLES, level=LEVEL)
+
+
+def prepare(options: argparse.Namespace) -> tuple[Any, Any]:
+    """Allocator, network and memory format."""
+    import torch
+
+    from convaudit.pipelines.worker import tune_allocator
+
+    if options.allocator == "tuned":
+        tune_allocator()
+    form = torch.channels_last if options.format == "channels_last" else torch.contiguous_format
+    return network(options.double).to(memory_format=form), form
+
+
+class Ours:
+    """A sweep with one leaf."""
+
+    def __init__(self, options: argparse.Namespace, n: int) -> None:
+        self.options = options
+        self.model, _ = prepare(options)
+        self.model.requires_grad_(False)
+        self.subject = subject(self.model, n, max(PASS, options.batch))
+
+    def __call__(self, name: str, images: np.ndarray) -> np.ndarray:
+        """What is stored: shapes in half precision, and scales."""
+        from convaudit.stages.attributions.stage import Attributions
+        from convaudit.stages.contract import Task
+        from convaudit.stages.network.sweep import run_tasks
+
+        (leaf,) = Attributions({name: method(name)}).leaves()
+        jobs = [(leaf, Task(leaf.name, range(len(images))))]
+        last = self.options.format == "channels_last"
+        (outcome,) = run_tasks(
+            self.model, jobs, self.blocks(images), self.subject, device="cpu", channels_last=last
+        )  # fmt: skip
+        assert outcome.error is None, outcome.error
+        return outcome.rows["heatmap"][:, 0] * outcome.rows["scale"][:, 0, None, None]
+
+    def exact(self, name: str, images: np.ndarray) -> np.ndarray:
+        """The maps before they are stored."""
+        from convaudit.stages.contract import Ask
+        from convaudit.stages.network.batch import opened
+
+        maps = []
+        for block in self.blocks(images):
+            with opened(self.model, block, self.subject, Ask()) as batch:
+                maps.append(method(name).maps(batch, self.subject, "predicted")["heatmap"].numpy())
+        return np.concatenate(maps)
+
+    def blocks(self, images: np.ndarray) -> Iterator[Any]:
+        """Batches of images."""
+        from convaudit.stages.network.sweep import Block
+
+        for start in range(0, len(images), self.options.batch):
+            part = images[start : start + self.options.batch]
+            n = len(part)
+            yield Block(np.arange(start, start + n), part, np.ones(n, bool), np.zeros(n, np.int8), ("",) * n)
+
+
+class Captum:
+    """Captum, one call per batch."""
+
+    def __init__(self, options: argparse.Namespace, n: int) -> None:
+        from captum.attr import IntegratedGradients, NoiseTunnel, Saliency
+
+        del n
+        self.options = options
+        self.model, self.format = prepare(options)
+        self.tunnel, self.path = NoiseTunnel(Saliency(self.model)), IntegratedGradients(self.model)
+
+    def __call__(self, name: str, images: np.ndarray) -> np.ndarray:
+        """Maps, summed over channels."""
+        import torch
+
+        like = next(self.model.parameters())
+        maps = []
+        for start in range(0, len(images), self.options.batch):
+            batch = torch.from_numpy(images[start : start + self.options.batch]).to(like.dtype)
+            batch = batch.contiguous(memory_format=self.format)
+            with torch.no_grad():
+                target = self.model(batch).argmax(1)
+            maps.append(getattr(self, name)(batch, target).sum(1).detach().numpy())
+        return np.concatenate(maps)
+
+    def smooth_grad(self, batch: Any, target: Any) -> Any:
+        """Its level is one number for all images."""
+        size = LEVEL * float(batch.amax() - batch.amin())
+        part = {"nt_samples_batch_size": max(1, PASS // len(batch))} if self.options.chunked else {}
+        return self.tunnel.attribute(batch, target=target, nt_samples=SAMPLES, stdevs=size, abs=False, **part)
+
+    def integrated_gradients(self, batch: Any, target: Any) -> Any:
+        """Gauss-Legendre and a baseline of zeros are its defaults."""
+        part = {"internal_batch_size": max(PASS, len(batch))} if self.options.chunked else {}
+        return self.path.attribute(batch, target=target, n_steps=STEPS, **part)
+
+
+class Lent:
+    """In the place of ``torch.normal``, our noise for one batch in the order in which Captum draws."""
+
+    def __init__(self, images: Any, ids: tuple[str, ...]) -> None:
+        self.images, self.ids, self.sample = images, ids, 0
+
+    def __call__(self, _mean: float, std: Any) -> Any:
+        """Noise for as many samples of each image as are wanted."""
+        import torch
+
+        from convaudit.stages.attributions.smooth_grad import noise, spread
+
+        samples = range(self.sample, self.sample + len(std) // len(self.ids))
+        self.sample = samples.stop
+        size = LEVEL * spread(self.images)
+        shape = tuple(self.images.shape[1:])
+        drawn = [noise(self.ids, shape, 0, sample, self.images) * size for sample in samples]
+        return torch.stack(drawn, dim=1).flatten(0, 1)
+
+
+def check(options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Largest difference of each result over its largest magnitude; fails where it is above the tolerance.
+
+    As in `sweep_vs_peers.check`, single precision is compared in one memory format and in passes of the same size:
+    otherwise a few values fall on the other side of a ReLU's zero, and the gradient itself jumps. Double precision is
+    compared across formats, against a single call of Captum.
+    """
+    import torch
+
+    torch.set_num_threads(options.threads)
+    found = {
+        "float32, both in channels_last": differences(options, {"chunked": True}),
+        "float64, Captum in one call, default format": differences(options, {"double": True, "format": "contiguous"}),
+    }
+    assert all(value <= TOLERANCE for one in found.values() for value in one.values()), found
+    return found
+
+
+def differences(options: argparse.Namespace, theirs: dict[str, Any]) -> dict[str, float]:
+    """Of both methods, on one small batch."""
+    import torch
+
+    images = pictures(4)
+    both = vars(options) | {"double": theirs.get("double", False), "batch": len(images)}
+    ours = Ours(argparse.Namespace(**both), len(images))
+    captum = Captum(argparse.Namespace(**both | theirs), len(images))
+    found = {}
+    for name in METHODS:
+        exact = ours.exact(name, images)
+        normal = torch.normal
+        like = next(ours.model.parameters()).dtype
+        torch.normal = Lent(torch.from_numpy(images).to(like), ours.subject.image_id)
+        try:
+            found[name] = difference(exact, captum(name, images))
+        finally:
+            torch.normal = normal
+        assert difference(ours(name, images), exact) <= 2**-11, "stored in half precision, and no worse than that"
+    return found
+
+
+def measure(options: argparse.Namespace) -> dict[str, float]:
+    """Images per second and CPU seconds of each method."""
+    import torch
+
+    torch.set_num_threads(options.threads)
+    images = pictures(options.images)
+    contestant = (Captum if options.child == "captum" else Ours)(options, len(images))
+    found: dict[str, float] = {}
+    for name in METHODS:
+        warm = contestant if options.child == "captum" else Ours(options, options.batch)
+        warm(name, images[: options.batch])
+        spent: dict[str, float] = {}
+        with timed(spent):
+            contestant(name, images)
+        found |= {name: len(images) / spent["wall"], f"{name}/cpu": spent["cpu"] / len(images)}
+    return found
+
+
+PLAIN = {"format": "contiguous", "allocator": "default", "chunked": False}
+OURS = {"format": "channels_last", "allocator": "tuned", "chunked": False}
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Print the tables."""
+    where = machine("torch", "torchvision", "captum")
+    sides = {
+        "Captum": ("captum", PLAIN),
+        "ours": ("ours", OURS),
+        "Captum, chunked": ("captum", PLAIN | {"chunked": True}),
+        "Captum, our settings": ("captum", OURS | {"chunked": True}),
+    }
+    rows: list[list[object]] = [
+        ["threads", "contestant", "method", "images/s", "times Captum (range)", "the same in CPU time"]
+    ]
+    for threads in options.threads_tried:
+        contestants = {
+            name: lambda side=side, threads=threads: ask(__file__, arguments(options, *side, threads))
+            for name, side in sides.items()
+        }
+        found = in_turn(contestants, options.repeats)
+        for key in METHODS:
+            for name, rounds in found.items():
+                rate = f"{median([one[key] for one in rounds]):.2f}"
+                faster = ratio(rounds, found["Captum"], key)
+                rows.append([threads, name, key, rate, faster, ratio(found["Captum"], rounds, f"{key}/cpu")])
+    checked = ask(__file__, arguments(options, "check", OURS, options.threads_tried[0]))
+    print(
+        f"{where}. {options.images} images of 224x224, batch {options.batch}, {SAMPLES} samples, {STEPS} steps, "
+        f"median of {options.repeats} rounds.\n"
+    )
+    table(rows)
+    print("Largest difference over largest magnitude, Captum being lent our noise:\n")
+    table([["compared", *METHODS]] + [[k, *(f"{v:.1e}" for v in d.values())] for k, d in checked.items()])
+
+
+def arguments(options: argparse.Namespace, child: str, settings: dict[str, Any], threads: int) -> list[object]:
+    """The command line of a child."""
+    fixed = ["--child", child, "--images", options.images, "--batch", options.batch, "--threads", threads]
+    chunked = ["--chunked"] if settings["chunked"] else []
+    return [*fixed, "--format", settings["format"], "--allocator", settings["allocator"], *chunked]
+
+
+def main() -> None:
+    """Compare, or be one of the children that are measured."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument(
+        "--batch", type=int, default=8, help="of a call; 8 take 6 GB of Captum, which takes all steps at once"
+    )
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads-tried", type=int, nargs="+", default=[2, 1])
+    parser.add_argument("--child", choices=["ours", "captum", "check"], help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--format", default="channels_last", help=argparse.SUPPRESS)
+    parser.add_argument("--allocator", default="tuned", help=argparse.SUPPRESS)
+    parser.add_argument("--chunked", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--double", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child is None:
+        compare(options)
+    elif options.child == "check":
+        hand_over(check(options))
+    else:
+        hand_over(measure(options))
+
+
+if __name__ == "__main__":
+    main()
