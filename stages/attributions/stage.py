@@ -174,6 +174,11 @@ def _oddities(heatmaps: Mapping[str, np.ndarray], positions: np.ndarray, expecte
             flat = rows.reshape(*expected.shape, -1)
             odd[f"blank:{path}"] = positions[(expected & (flat == 0).all(axis=2)).any(axis=1)]
             odd[f"not-finite:{path}"] = positions[(expected & ~np.isfinite(flat).all(axis=2)).any(axis=1)]
+        if path in ("score", "slot_score"):
+            # What was not computed has no score at all; neither has a class that takes no slot.
+            computed = np.arange(rows.shape[1]) < heatmaps.get("used", np.full(len(rows), rows.shape[1]))[:, None]
+            lost = (computed & ~np.isfinite(rows).any(axis=2)).any(axis=1)
+            odd[f"not-finite:{path}"] = positions[lost & expected.any(axis=1)]
     return odd
 
 
@@ -191,7 +196,7 @@ def _finding(kind: str, path: str, images: np.ndarray) -> Finding:
     return Finding(
         "attributions/not-finite",
         "error",
-        f"{len(shown)} heatmaps of {path} hold values that are not finite",
+        f"{path} of {len(shown)} images holds values that are not finite",
         "Expected finite numbers; look at the logits of these images and at the model's weights.",
         shown,
     )

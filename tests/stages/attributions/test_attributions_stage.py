@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from convaudit.stages.attributions.grad_cam import GradCam
+from convaudit.stages.attributions.occlusion import Occlusion
 from convaudit.stages.attributions.saliency import Saliency
 from convaudit.stages.attributions.stage import Attributions
 from convaudit.stages.attributions.targets import resolve_targets
@@ -163,3 +164,26 @@ def test_what_is_no_method_is_refused():
         Attributions({"mine": NoMethod()})
     with pytest.raises(ConfigError, match="got none"):
         Attributions({})
+
+
+class Touchy(torch.nn.Module):
+    """Its logits are not finite where the first pixel is black."""
+
+    input_shape = (3, 12, 9)
+
+    def __init__(self):
+        super().__init__()
+        self.net = conv_net()
+
+    def forward(self, x):
+        return self.net(x) / (x[:, :1, 0, 0] != 0)
+
+
+def test_scores_that_are_not_finite_under_a_window_are_errors():
+    model = Touchy().eval().requires_grad_(False)
+    subject, images = tiny_subject(conv_net()), tiny_images(conv_net())
+    (leaf,) = Attributions({"occlusion": Occlusion(window=4)}).leaves()
+    _, summary = _run(model, leaf, subject, images, bad=(2,))
+    (finding,) = [finding for finding in summary.findings if finding.code == "attributions/not-finite"]
+    assert (finding.severity, finding.images) == ("error", (0, 1, 3, 4, 5))
+    assert "attributions/occlusion/score of 5 images" in finding.title
