@@ -214,8 +214,8 @@ def _reason(batch: Batch) -> str:
 def _facts(recomputation: Recomputation | None, piecewise: int, wholly: int, reason: str) -> Facts:
     facts = {"sum:piecewise": np.array(piecewise), "sum:wholly": np.array(wholly)}
     scheme = None if recomputation is None else recomputation.scheme
-    if scheme is not None:
-        facts["share"] = np.array(scheme.share)
+    if recomputation is not None and scheme is not None:
+        facts["share"] = np.array(scheme.effort.share if recomputation.pieces else 1.0)
         if scheme.spread.lost_at is not None and not reason:
             reason = f"from the operation {scheme.spread.lost_at} on, which is not known to keep changes in their place"
     return facts | ({"reason": np.array(reason)} if reason and piecewise + wholly else {})

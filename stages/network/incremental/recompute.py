@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..graph import Graph, traced_or_reason
 from .crops import Crop, Ground
 from .fusion import fold_norms, needed
-from .plan import Plan, batches, computed_share, make_plan
+from .plan import Effort, Plan, batches, estimate, make_plan
 from .regions import Region, Spread, spread_change
 from .replay import Replay
 
@@ -26,8 +26,8 @@ from .replay import Replay
 _KEPT = 1 << 16
 #: Windows whose last layers are computed together: these read large matrices, once per batch.
 _LAST_TOGETHER = 1024
-#: Share of the multiplications from which on cutting pieces costs more than it saves.
-WORTH = 0.8
+#: Share of the estimated time from which on pieces are not worth their trouble.
+WORTH = 0.9
 #: Images that are run through the network together.
 _TOGETHER = 16
 #: Difference between both ways, over the largest logit, that rounding explains, by precision.
@@ -50,8 +50,8 @@ class Scheme:
         One per batch of windows.
     cut
         The node from which on all windows are computed together.
-    share
-        Multiplications, over those of computing everything anew.
+    effort
+        What this takes.
     """
 
     signature: tuple[object, ...]
@@ -59,7 +59,7 @@ class Scheme:
     kept: list[int]
     plans: list[Plan]
     cut: int
-    share: float
+    effort: Effort
 
 
 class Recomputation:
@@ -72,7 +72,7 @@ class Recomputation:
     window
         The pieces that are replaced.
     worth
-        Share of the multiplications from which on computing pieces does not pay, so that the network is run anew.
+        Share of the estimated time from which on computing pieces does not pay, so that the network is run anew.
     """
 
     def __init__(self, model: nn.Module, window: Region, worth: float = WORTH) -> None:
@@ -107,9 +107,15 @@ class Recomputation:
                 return f"an operation cannot be computed for several windows at once ({type(error).__name__})"
             return self._doubt(found, image, baseline) or found
 
+    @property
+    def pieces(self) -> bool:
+        """Whether pieces are computed, and not, since that is faster, the whole network."""
+        effort = None if self.scheme is None else self.scheme.effort
+        return effort is not None and effort.time <= self.worth * effort.time_anew
+
     def _logits(self, graph: Graph, image: Tensor, baseline: Tensor) -> Tensor:
         scheme = self._scheme(graph)
-        if scheme.share > self.worth:
+        if not self.pieces:
             return plain_logits(self.model, image, baseline, self.window)
         nodes = fold_norms(graph)
         replay = Replay(nodes, graph.values, scheme.spread, scheme.kept)
@@ -131,8 +137,8 @@ class Recomputation:
             kept = sorted({0, *needed(nodes, graph.output)})
             spread = spread_change(graph, n_space, self.window, kept)
             plans = [make_plan(part, spread, nodes, kept) for part in batches(spread, nodes, kept)]
-            share = computed_share(plans, spread, nodes, kept)
-            self.scheme = Scheme(signature, spread, kept, plans, _cut(graph, spread, kept), share)
+            effort = estimate(plans, spread, nodes, kept)
+            self.scheme = Scheme(signature, spread, kept, plans, _cut(graph, spread, kept), effort)
         return self.scheme
 
     def _doubt(self, found: Tensor, image: Tensor, baseline: Tensor) -> str | None:

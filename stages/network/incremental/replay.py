@@ -14,6 +14,7 @@ from ..graph import Node, Ref
 from ..operations import AVERAGE_POOLS, CONVOLUTIONS, MAX_POOLS, REDUCTIONS, VIEWS, arguments, pointwise, sliding
 from .crops import Crop, Ground, compose, whole_crop
 from .fusion import consumers
+from .kernels import Convolution
 from .plan import Plan, shift_of
 from .regions import Spread, differs_by_place, sliding_along
 
@@ -45,6 +46,18 @@ class Replay:
         self.nodes, self.values, self.spread, self.kept = nodes, values, spread, kept
         self.taken = consumers(nodes, kept)
         self.grounds: dict[tuple[Any, ...], Ground] = {}
+        self.behind = {index: after for after in kept if (index := self._rectifies(after)) is not None}
+        self.convolutions: dict[tuple[int, bool], Convolution] = {}
+
+    def _rectifies(self, index: int) -> int | None:
+        """The convolution that a ReLU alone follows; None where it follows something else."""
+        node = self.nodes[index]
+        if node.name != "relu":
+            return None
+        (ref,) = node.refs()
+        before = self.nodes[ref]
+        known = before.name in CONVOLUTIONS and sliding(before) is not None and self.spread.axes[ref] is not None
+        return ref if known and self.taken[ref] == 1 else None
 
     def run(self, plan: Plan, pieces: Tensor, last: int) -> Tensor:
         """Compute up to a node.
@@ -91,11 +104,29 @@ class Replay:
             whole = {ref: self._whole(ref, plan, computed) for ref in node.refs()}
             return _anywhere(node, self._shapes(node), whole)
         region, n = self.spread.regions[index], len(plan.windows)
-        if region is None or (sliding(node) is not None and crop.size == length):
-            return _direct(node, n, {ref: self._whole(ref, plan, computed) for ref in node.refs()})
-        if sliding(node) is not None:
+        if node.name == "relu" and self._rectified(node.refs()[0], plan):
+            return computed[node.refs()[0]]
+        slides = sliding(node) is not None
+        if region is None or (slides and crop.size == length):
+            given = {ref: self._whole(ref, plan, computed) for ref in node.refs()}
+            if slides and node.name in CONVOLUTIONS:
+                return self._convolution(index, plan)(next(iter(given.values())), padded=True)
+            return _direct(node, n, given)
+        if slides:
             return self._slide(index, node, crop, plan, computed)
         return self._local(index, node, crop, plan, computed)
+
+    def _rectified(self, index: int, plan: Plan) -> bool:
+        """Whether a convolution does the work of the ReLU behind it, too: both are computed at one place."""
+        after = self.behind.get(index)
+        first, second = plan.crops[index], None if after is None else plan.crops[after]
+        return first is not None and second is not None and first.equals(second)
+
+    def _convolution(self, index: int, plan: Plan) -> Convolution:
+        key = (index, self._rectified(index, plan))
+        if key not in self.convolutions:
+            self.convolutions[key] = Convolution(self.nodes[index], key[1])
+        return self.convolutions[key]
 
     def _shapes(self, node: Node) -> dict[int, tuple[int, ...]]:
         return {ref: self.nodes[ref].shape for ref in node.refs()}
@@ -145,11 +176,9 @@ class Replay:
         piece = self._piece(ref, Crop(start, size), plan, computed, (how.padding, after), fill)
         if node.name in AVERAGE_POOLS:
             return _averaged(node, piece, how, crop, length[ref], axes)
-        given = arguments(node)
-        zeros = [0] * len(every.kernel)
         if node.name in CONVOLUTIONS:
-            return node.op(piece, given["weight"], given["bias"], every.stride, zeros, every.dilation, False, zeros,
-                           given["groups"])  # fmt: skip
+            return self._convolution(index, plan)(piece, padded=False)
+        zeros = [0] * len(every.kernel)
         return node.op(piece, every.kernel, every.stride, zeros, every.dilation, False)[node.pick or 0]
 
     def _local(self, index: int, node: Node, crop: Crop, plan: Plan, computed: dict[int, Tensor]) -> Tensor:

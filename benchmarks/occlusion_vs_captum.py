@@ -1,0 +1,273 @@
+"""Occlusion, exact, by computing again what a window changes, against Captum at its best `perturbations_per_eval`.
+
+224x224 images, a window of 16 pixels every 8 (729 windows), seeded random weights, the predicted class. Captum is
+called as its users call it, in a process with the default allocator and memory format; of its batch sizes the fastest
+counts. Both give the map of mean drops of a logit, which is compared; ours has the scores of all 1,000 classes, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import Any
+
+import numpy as np
+from alternating import ask, hand_over, in_turn, machine, median, ratio, table, timed
+
+WINDOW, STRIDE, SIZE = 16, 8, 224
+TOLERANCE = 1e-4
+PLAIN = {"format": "contiguous", "allocator": "default"}
+OURS = {"format": "channels_last", "allocator": "tuned"}
+
+
+def network(name: str) -> Any:
+    """A network of torchvision whose batch norms know the statistics of random images."""
+    import torch
+    import torchvision
+
+    torch.manual_seed(0)
+    model = getattr(torchvision.models, name)(weights=None)
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for module in norms:
+        module.momentum = None
+    if norms:
+        model.train()
+        with torch.no_grad():
+            model(torch.randn(16, 3, SIZE, SIZE))
+    return model.eval().requires_grad_(False)
+
+
+def pictures(n: int) -> np.ndarray:
+    """Random images, normalised."""
+    return np.random.default_rng(1).standard_normal((n, 3, SIZE, SIZE), dtype=np.float32)
+
+
+def prepared(options: argparse.Namespace) -> Any:
+    """The network in the memory format, and the process with the allocator, that a contestant asks for."""
+    import torch
+
+    from convaudit.pipelines.worker import tune_allocator
+
+    torch.set_num_threads(options.threads)
+    if options.allocator == "tuned":
+        tune_allocator()
+    last = options.format == "channels_last"
+    return network(options.net).to(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+def laid_out(images: np.ndarray, options: argparse.Namespace) -> Any:
+    """Images as a tensor in the memory format that a contestant asks for."""
+    import torch
+
+    last = options.format == "channels_last"
+    return torch.from_numpy(images).contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+def windows() -> Any:
+    """Every window."""
+    from convaudit.stages.attributions.windows import intervals, window_bounds
+    from convaudit.stages.network.incremental.regions import Region
+
+    start, end = intervals(SIZE, WINDOW, STRIDE)
+    return Region(*window_bounds([start, start], [end, end])), ([start, start], [end, end])
+
+
+class Ours:
+    """Scores of all windows and classes, and the rendered map."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        from convaudit.stages.network.incremental.recompute import Recomputation
+
+        self.options, self.model = options, prepared(options)
+        self.region, self.bounds = windows()
+        self.recomputation = Recomputation(self.model, self.region)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """One map ``(image, y, x)``."""
+        import torch
+
+        from convaudit.stages.attributions.windows import drop_map
+
+        maps = []
+        for image in laid_out(images, self.options).split(1):
+            with torch.inference_mode():
+                base = self.model(image)[0].numpy()
+            logits = self.recomputation.logits(image, torch.zeros_like(image))
+            assert not isinstance(logits, str), logits
+            top = int(base.argmax())
+            drop = (base[top] - logits[:, top].numpy())[None]
+            maps.append(drop_map(drop, *self.bounds, (SIZE, SIZE))[0])
+        return np.stack(maps)
+
+    def share(self) -> float:
+        """Multiplications, over those of running the whole network for every window."""
+        return self.recomputation.scheme.effort.share
+
+
+class Anew(Ours):
+    """The whole network for every window, with our settings: what incremental inference is up against."""
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Nothing but the logits."""
+        import torch
+
+        from convaudit.stages.network.incremental.recompute import plain_logits
+
+        parts = laid_out(images, self.options).split(1)
+        with torch.inference_mode():
+            rows = [plain_logits(self.model, part, torch.zeros_like(part), self.region) for part in parts]
+        return torch.stack(rows).numpy()
+
+    def share(self) -> float:
+        """All of them."""
+        return 1.0
+
+
+class Captum:
+    """One map from Captum."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        from captum.attr import Occlusion
+
+        self.options, self.model = options, prepared(options)
+        self.occlusion = Occlusion(self.model)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """One map ``(image, y, x)``."""
+        import torch
+
+        maps = []
+        for image in laid_out(images, self.options).split(1):
+            with torch.no_grad():
+                top = int(self.model(image).argmax())
+                found = self.occlusion.attribute(
+                    image,
+                    (3, WINDOW, WINDOW),
+                    strides=(3, STRIDE, STRIDE),
+                    target=top,
+                    perturbations_per_eval=self.options.together,
+                )
+            maps.append(found[0, 0].numpy())
+        return np.stack(maps)
+
+    def share(self) -> float:
+        """All of them."""
+        return 1.0
+
+
+CONTESTANTS = {"ours": Ours, "anew": Anew, "captum": Captum}
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds per image of one contestant, after it has seen the first image once where that is cheap."""
+    contestant = CONTESTANTS[options.child](options)
+    images = pictures(options.images)
+    if options.child == "ours":
+        contestant(images[:1])
+    else:
+        contestant.model(laid_out(images[:1], options))
+    found: dict[str, Any] = {}
+    with timed(found):
+        maps = contestant(images)
+    seconds = found["wall"] / len(images)
+    first = maps[0].astype(float).tolist() if options.keep else None
+    return found | {"rate": 1 / seconds, "cpu": found["cpu"] / len(images), "share": contestant.share(), "map": first}
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Print the table; fail where the maps differ."""
+    where = machine("torch", "torchvision", "captum")
+    heads = ["network", "contestant", "s/image", "times Captum (range)", "in CPU time", "share of multiplications"]
+    rows: list[list[object]] = [heads]
+    differences = []
+    for net in options.nets:
+        best, tried = _best(options, net)
+        sides = {
+            f"Captum, {best} at a time": ("captum", PLAIN | {"together": best}),
+            "ours": ("ours", OURS),
+            "whole network anew, our settings": ("anew", OURS),
+        }
+        if options.all:
+            sides["Captum, our settings"] = ("captum", OURS | {"together": best})
+        contestants = {
+            name: lambda side=side, net=net: ask(__file__, _arguments(options, net, *side))
+            for name, side in sides.items()
+        }
+        found = in_turn(contestants, options.repeats)
+        peer = found[f"Captum, {best} at a time"]
+        differences.append(f"{net}: {_difference(found['ours'][0], peer[0]):.1g} ({tried})")
+        for name, rounds in found.items():
+            rows.append(
+                [net, name, f"{median([1 / r['rate'] for r in rounds]):.1f}", ratio(rounds, peer, "rate"),
+                 ratio(peer, rounds, "cpu"), f"{rounds[0]['share']:.3f}"]
+            )  # fmt: skip
+    print(f"{where}. {options.images} images of {SIZE}x{SIZE}, {options.threads} threads, {options.repeats} rounds.\n")
+    table(rows)
+    print("Largest difference of the maps over their largest value: " + "; ".join(differences))
+
+
+def _best(options: argparse.Namespace, net: str) -> tuple[int, str]:
+    """Captum's fastest `perturbations_per_eval`, on a few windows: what counts is the time per window."""
+    seconds = {}
+    for together in options.together_tried:
+        given = _arguments(options, net, "probe", PLAIN | {"together": together})
+        seconds[together] = ask(__file__, given)["wall"]
+    tried = ", ".join(f"{together}: {value:.2f}" for together, value in seconds.items())
+    return min(seconds, key=lambda together: seconds[together]), f"Captum's seconds per 64 windows, by batch: {tried}"
+
+
+def probe(options: argparse.Namespace) -> dict[str, float]:
+    """Seconds that Captum takes for 64 windows."""
+    import torch
+
+    contestant = Captum(options)
+    image = laid_out(pictures(1), options)
+    step = SIZE // 8
+    found: dict[str, float] = {}
+    with torch.no_grad():
+        contestant.model(image)
+        with timed(found):
+            contestant.occlusion.attribute(
+                image, (3, step, step), strides=(3, step, step), target=0, perturbations_per_eval=options.together
+            )
+    return found
+
+
+def _difference(ours: dict[str, Any], peer: dict[str, Any]) -> float:
+    mine, theirs = np.array(ours["map"]), np.array(peer["map"])
+    found = float(np.abs(mine - theirs).max() / np.abs(theirs).max())
+    if not found <= TOLERANCE or math.isnan(found):
+        raise SystemExit(f"the maps differ by {found:.2g} of the largest value; expected at most {TOLERANCE}")
+    return found
+
+
+def _arguments(options: argparse.Namespace, net: str, child: str, side: dict[str, Any]) -> list[object]:
+    given: list[object] = ["--child", child, "--net", net, "--images", options.images, "--threads", options.threads]
+    for key, value in side.items():
+        given += [f"--{key}", value]
+    return given if child in ("probe", "anew") else [*given, "--keep"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nets", nargs="+", default=["resnet18", "vgg16"], help="names in torchvision.models")
+    parser.add_argument("--images", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--together-tried", type=int, nargs="+", default=[1, 4, 8, 16])
+    parser.add_argument("--all", action="store_true", help="also lend Captum our memory format and allocator")
+    parser.add_argument("--child", choices=[*CONTESTANTS, "probe"], help=argparse.SUPPRESS)
+    parser.add_argument("--net", help=argparse.SUPPRESS)
+    parser.add_argument("--together", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--keep", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--format", default="contiguous", help=argparse.SUPPRESS)
+    parser.add_argument("--allocator", default="default", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child is None:
+        compare(options)
+    else:
+        hand_over(probe(options) if options.child == "probe" else measure(options))
+
+
+if __name__ == "__main__":
+    main()
