@@ -16,6 +16,7 @@ from ..errors import StageError
 from .capture import Place, Seen, locate, named_modules, watch
 from .layers import check_logits
 from .rules import ReluRules
+from .stem import DenseStems
 from .targets import target_class, unit_seed
 from .variants import Altered
 
@@ -274,10 +275,12 @@ def run_forward(
     replaced = [place for place, name in places.items() if name in state.edits or name in probe.derived]
     # The model gets a copy, since it may write into its input.
     with torch.enable_grad() if probe.gradients else torch.inference_mode():
-        if any(gradient.wrt == "input" for gradient in probe.gradients):
+        derived = any(gradient.wrt == "input" for gradient in probe.gradients)
+        if derived:
             source = images.detach().requires_grad_()
-        # The rules come last, behind the one that watches: what they replace is what was watched.
+        # What is entered first comes last: the rules replace what the one behind them has watched.
         with (
+            DenseStems() if derived else nullcontext(),
             rules or nullcontext(),
             watch(network.model, visitor, places, replaced) if places else nullcontext({}) as count,
         ):
