@@ -122,17 +122,19 @@ def trace_graph(model: nn.Module, image: Tensor, layers: Collection[str] = ()) -
         With the reason: random numbers, values that leave PyTorch, writing through views or into the model, an output
         that is not one tensor.
     StageError
-        When the model has no such layer, or does not compute it from the input.
+        When the model has no such layer, or does not compute it.
     """
     modules = named_modules(model)
     places = {locate(name, modules): name for name in layers}
     noted: dict[str, int] = {}
-    recorder = _Recorder(image.clone())
+    with torch.inference_mode(False):
+        recorder = _Recorder(image.clone())
 
     def visit(at: Seen) -> None:
-        noted[places[at.place]] = recorder.node_of(at.value, places[at.place])
+        noted[places[at.place]] = recorder.node_of(at.value, f"layer {places[at.place]!r}")
 
-    with torch.no_grad(), watch(model, visit, places), recorder:
+    # In inference mode operations stay together that are known by their parts.
+    with torch.inference_mode(False), torch.no_grad(), watch(model, visit, places), recorder:
         output = model(recorder.values[0])
     missing = sorted(set(layers) - set(noted))
     if missing:
@@ -154,7 +156,7 @@ class _Recorder(TorchDispatchMode):
 
     def node_of(self, tensor: Tensor, what: str) -> int:
         if id(tensor) not in self.known or id(tensor) in self.stale:
-            raise StageError(f"{what}: its value is not computed from the input by operations that can be followed")
+            raise UntraceableError(f"{what} is not computed from the input by operations that can be followed")
         return self.known[id(tensor)][1]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -97,7 +97,7 @@ class Recomputation:
             Logits, or why they cannot be had in this way: the network cannot be traced, or what comes out is not
             what the network itself gives, which is tried for one window of each image.
         """
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
             graph = traced_or_reason(self.model, image)
             if isinstance(graph, str):
                 return graph

@@ -88,12 +88,21 @@ def _through_a_view(_self, x):
         (_through_a_view, "written in place through another view"),
         (lambda self, x: self.state.add_(x).flatten(1), "writes into the model's own state"),
         (lambda _self, x: {"logits": x.flatten(1)}, "returns dict"),
+        (lambda _self, x: torch.from_numpy(x.numpy().copy()).flatten(1), "the output is not computed from the input"),
     ],
 )
 def test_what_cannot_be_followed_is_refused(forward, reason):
     with pytest.raises(UntraceableError, match=reason):
         trace_graph(Odd(forward), torch.ones(1, 1, 3, 3))
     assert reason in traced_or_reason(Odd(forward), torch.ones(1, 1, 3, 3))
+
+
+def test_inference_mode_makes_no_difference():
+    model = ALL["conv"]().double()
+    image = torch.randn(1, *type(model).input_shape, dtype=torch.float64)
+    with torch.inference_mode():
+        within = trace_graph(model, image.clone())
+    assert [node.name for node in within.nodes] == [node.name for node in trace_graph(model, image).nodes]
 
 
 def test_an_error_of_the_network_is_a_reason():
