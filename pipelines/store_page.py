@@ -25,6 +25,12 @@ COLUMNS = {
     "split": "split; empty where the data know none",
     "content": "hex digest of the image's bytes",
 }
+#: Columns that it has where the data say where the object lies.
+REGIONS = {
+    "box": "boxes around the object, `x0 y0 x1 y1` in pixels of the file, several with `;` between",
+    "mask": "path of the image file that is not 0 where the object is",
+    "mask_content": "hex digest of that file's bytes",
+}
 #: Keys of ``subject.json``.
 SUBJECT = {
     "schema": "version of this layout",
@@ -214,9 +220,13 @@ Attributes of each leaf's group:
 | `findings` | facts for people, each with {finding} |
 | `notes` | what the report needs beside them: definitions, what was sampled or skipped |
 
-Columns of `run/store/images.parquet`, and after them the slice columns of the data:
+Columns of `run/store/images.parquet`:
 
 {_table(("column", "meaning"), ((f"`{name}`", text) for name, text in COLUMNS.items()))}
+
+Where the data have them, also these, and after them the slice columns:
+
+{_table(("column", "meaning"), ((f"`{name}`", text) for name, text in REGIONS.items()))}
 
 Keys of `run/store/subject.json`:
 
