@@ -17,7 +17,7 @@ from ..stages.errors import AuditError, DataError, ImageError, ModelError, in_wo
 from ..stages.specs import LayerSpec
 from .config import Config
 from .datasets.regions import REGION_COLUMNS
-from .datasets.source import REGION_COLUMNS, Index, digest
+from .datasets.source import Index, digest
 from .fingerprint import hashed
 from .models.source import ResolvedModel
 
