@@ -198,7 +198,7 @@ class Probe:
     @property
     def asked(self) -> dict[tuple[Target, ReluRule], tuple[str, ...]]:
         """What to derive by, for each target and rule."""
-        ways = dict.fromkeys((gradient.target, gradient.rule) for gradient in self.gradients)
+        ways: dict[tuple[Target, ReluRule], None] = dict.fromkeys((g.target, g.rule) for g in self.gradients)
         return {way: tuple(g.wrt for g in self.gradients if (g.target, g.rule) == way) for way in ways}
 
     @property
