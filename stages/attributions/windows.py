@@ -125,5 +125,6 @@ def winning_classes(row: Mapping[str, np.ndarray], rendering: Mapping[str, Any])
     if "winner" in row:
         return np.asarray(row["winner"], np.int64).reshape(shape)
     scores = np.asarray(row["score"], np.float64)
-    known: np.ndarray = np.isfinite(scores).all(axis=1)
-    return np.where(known, np.nan_to_num(scores).argmax(axis=1), -1).reshape(shape)
+    known = np.isfinite(scores).all(axis=1)
+    best = np.where(np.isfinite(scores), scores, -np.inf).argmax(axis=1)
+    return np.where(known, best, -1).reshape(shape)
