@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +14,8 @@ from torch.utils._pytree import tree_map
 from ..errors import StageError, in_words
 from .capture import Seen, locate, named_modules, watch
 
-#: An ATen operation, such as ``torch.ops.aten.relu.default``.
-Op = Callable[..., Any]
+#: An ATen operation, such as ``torch.ops.aten.relu.default``, with its schema; PyTorch has no public type for it.
+Op = Any
 
 #: What cannot be written down, because it does not follow from the input alone.
 _UNFOLLOWED = {
@@ -55,7 +55,7 @@ class Node:
     """
 
     name: str
-    op: Op | None
+    op: Op
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     pick: int | None
@@ -228,7 +228,7 @@ class _Recorder(TorchDispatchMode):
                 self.stale.add(key)
 
 
-def _pure(func: Any) -> Op | None:
+def _pure(func: Any) -> Op:
     """The operation that computes what another writes in place; None where there is none."""
     name = func.overloadpacket.__name__
     written = [argument.name for argument in func._schema.arguments if argument.is_write]

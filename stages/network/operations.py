@@ -49,7 +49,7 @@ class Sliding:
 def arguments(node: Node) -> dict[str, Any]:
     """All arguments of a node's operation by name, with the defaults that the call left out."""
     found: dict[str, Any] = {}
-    for place, argument in enumerate(node.op._schema.arguments if node.op is not None else ()):  # type: ignore[union-attr]
+    for place, argument in enumerate(node.op._schema.arguments if node.op is not None else ()):
         given = node.args[place] if place < len(node.args) else node.kwargs.get(argument.name, argument.default_value)
         found[argument.name] = given
     return found

@@ -48,9 +48,8 @@ def _folded(before: Node, norm: Node) -> Node | None:
     if before.name not in CONVOLUTIONS or len(before.args) < 3 or before.kwargs:
         return None
     image, weight, bias, *rest = before.args
-    constant = isinstance(weight, Tensor) and not isinstance(bias, Ref)
     # Transposed convolutions have their output channels elsewhere.
-    if not constant or arguments(before)["transposed"]:
+    if not isinstance(weight, Tensor) or isinstance(bias, Ref) or arguments(before)["transposed"]:
         return None
     factor, summand = _affine(norm, weight)
     bias = summand if bias is None else summand + factor * bias

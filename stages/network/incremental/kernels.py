@@ -12,8 +12,8 @@ from ..operations import arguments
 
 #: oneDNN's convolution with a ReLU behind it and weights laid out beforehand, as PyTorch's own compiler calls it; None
 #: where this PyTorch has none.
-_FUSED = getattr(getattr(torch.ops, "mkldnn", None), "_convolution_pointwise", None)
-_LAY_OUT = getattr(getattr(torch.ops, "mkldnn", None), "_reorder_convolution_weight", None)
+_FUSED: Any = getattr(getattr(torch.ops, "mkldnn", None), "_convolution_pointwise", None)
+_LAY_OUT: Any = getattr(getattr(torch.ops, "mkldnn", None), "_reorder_convolution_weight", None)
 
 
 class Convolution:
