@@ -97,7 +97,7 @@ def map_geometry(model: nn.Module, layers: Sequence[str], input_shape: tuple[int
 
 
 def _places(graph: Graph, n_space: int) -> list[Geometry | _Nowhere]:
-    axes = spatial_axes(graph, n_space)
+    axes = spatial_axes(graph, n_space, cuts=True)
     found: list[Geometry | _Nowhere] = [Geometry((1.0,) * n_space, (0.0,) * n_space)]
     for index, node in enumerate(graph.nodes[1:], 1):
         refs = node.refs()
@@ -153,6 +153,9 @@ def _step(node: Node, shape: tuple[int, ...], axis: int) -> tuple[float, float] 
     if node.name == "constant_pad_nd":
         pad, place = arguments(node)["pad"], 2 * (n - 1 - axis)
         return 1, -float(pad[place]) if place < len(pad) else 0.0
+    if node.name == "slice" and arguments(node)["dim"] % n == axis:
+        start, step = arguments(node)["start"] or 0, arguments(node)["step"]
+        return step, float(start if start >= 0 else start + shape[axis])
     if node.name in REDUCTIONS and axis in reduced_dims(node, n):
         return shape[axis], (shape[axis] - 1) / 2
     if node.name in ADAPTIVE_POOLS:

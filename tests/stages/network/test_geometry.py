@@ -140,8 +140,44 @@ def test_branches_that_disagree_are_refused():
 
     with pytest.raises(StageError, match=r"both: branches that meet at the operation add disagree: .*1.0.*2.0"):
         map_geometry(Padded(), ["both"], (1, 9, 9))
-    with pytest.raises(StageError, match="space is lost, or handled in an unknown way"):
+    # Cut by two at the start, where the convolution moves by one.
+    with pytest.raises(StageError, match=r"both: branches that meet at the operation add disagree: .*1.0.*2.0"):
         map_geometry(Shifted(), ["both"], (1, 9, 9))
+
+
+class Sliced(nn.Module):
+    """A shortcut without weights: every second cell, and channels of zeros (He et al. 2016, option A)."""
+
+    def __init__(self, start):
+        super().__init__()
+        self.start = start
+        self.conv = nn.Conv2d(1, 3, 3, stride=2, padding=1, bias=False)
+        self.both = nn.Identity()
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, x):
+        short = F.pad(x[:, :, self.start :: 2, self.start :: 2], (0, 0, 0, 0, 1, 1))
+        return self.fc(self.both(self.conv(x) + short).mean((2, 3)))
+
+
+def test_strided_slices_are_strides():
+    _check(_positive(Sliced(0)), "both", (1, 15, 21), (1, 6))
+    assert map_geometry(Sliced(0), ["both"], (1, 15, 21))["both"].stride == (2.0, 2.0)
+    with pytest.raises(StageError, match=r"centres \(0.0, 0.0\) and \(1.0, 1.0\)"):
+        map_geometry(Sliced(1), ["both"], (1, 16, 22))
+
+
+def test_space_that_is_turned_is_not_followed():
+    class Turned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.last, self.fc = nn.Conv2d(1, 2, 3), nn.Identity(), nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.fc(self.last(self.conv(x).flip(2)).mean((2, 3)))
+
+    with pytest.raises(StageError, match="space is lost, or handled in an unknown way"):
+        map_geometry(Turned(), ["last"], (1, 9, 9))
 
 
 @pytest.mark.parametrize(
