@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -100,7 +101,10 @@ def _say(text: str) -> None:
 def _dispatch(given: list[str]) -> int:
     command = given[0] if given else ""
     if command == "help" or (command not in _COMMANDS and {"--help", "-h"} & set(given)):
-        rows = (f"  {group:<14} {', '.join(options)}" for group, options in config_groups().items())
+        rows = (
+            textwrap.fill(", ".join(options), 116, initial_indent=f"  {group:<14} ", subsequent_indent=" " * 17)
+            for group, options in config_groups().items()
+        )
         sys.stdout.write(_USAGE.replace("$GROUPS", "\n".join(rows)))
         return 0
     if command == "--version":

@@ -314,8 +314,13 @@ def _started(
     with _quiet(), config.set(settings or {}):
         with _interrupts_for_the_driver_alone():
             cluster = cluster_class()
-        with cluster, Client(cluster) as client:
-            yield Dask(client, description)
+        try:
+            with Client(cluster) as client:
+                yield Dask(client, description)
+        finally:
+            # Dask asserts when a nanny is just starting its worker anew; such a worker ends with this process.
+            with contextlib.suppress(AssertionError):
+                cluster.close()
 
 
 def _check_versions(client: Any) -> None:

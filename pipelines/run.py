@@ -98,7 +98,8 @@ def check(config: Config, stage: str) -> None:
         model = resolve_model(config, workspace) if looks else None
         began = time.perf_counter()
         with Session(config, workspace, audited, model) as session:
-            adopt(session, {need for name in plan.leaves for need in plan.needs[name]}, given)
+            # What the stage reads of itself is computed on the way.
+            adopt(session, {need for name in plan.leaves for need in plan.needs[name]} - set(plan.leaves), given)
             execute(session, plan)
         _publish_stages(session, plan, renewed=())
         timings = {name: row for name, row in session.timings.items() if name in plan.leaves}
