@@ -122,7 +122,7 @@ def test_the_parts_by_hand_give_the_same_bytes(whole, digits, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     assert call("config", "--out", "config.yaml", *_small(digits)).code == 0
     assert call("sweep", "--config", "config.yaml").code == 0
-    for stage in ("embeddings", "neighbors", "confusion", "filters", "ablation"):
+    for stage in ("embeddings", "neighbors", "confusion", "filters", "ablation", "faithfulness", "gaze"):
         ended = call("check", stage, "--config", "config.yaml")
         assert (ended.code, ended.err) == (0, ""), ended
     ended = call("report", "--config", "config.yaml")

@@ -14,7 +14,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[3]
 SETTINGS = "data=arrays audit=standard cluster=inprocess data.limit=60 numerics.batch=32 numerics.shard=32"
 SETTINGS += " reference.epochs=2 reference.min_accuracy=0.1"
-CHECKS = {"embeddings", "neighbors", "confusion", "filters", "ablation"}
+CHECKS = {"embeddings", "neighbors", "confusion", "filters", "ablation", "faithfulness", "gaze"}
 ALL = {"config", "reference", "sweep", "report"} | CHECKS
 
 pytestmark = pytest.mark.slow
@@ -120,12 +120,13 @@ def test_another_attribution_method_computes_that_leaf_alone(pipeline):
     ran = pipeline.repro()
     assert "second" not in config["attributions"]["methods"]
     assert {"config", "sweep", "report"} <= ran
-    assert not ran & CHECKS - {"confusion"}
+    # Both look at whatever methods there are.
+    assert not ran & CHECKS - {"confusion", "faithfulness", "gaze"}
     fresh = {leaf for leaf, row in pipeline.timings().items() if row.get("from_cache") is False}
     assert "attributions/second" in fresh
     assert not {"predictions", "features", "activations", "attributions/saliency", "attributions/grad_cam"} & fresh
-    # The method, and the verdict, which judges every leaf; the first confusion settings were sealed before.
-    assert len(sealed(pipeline) - before) == 2
+    # The method, its test, and the verdict, which judges every leaf; the first confusion settings were sealed before.
+    assert len(sealed(pipeline) - before) == 3
 
 
 def test_a_comment_in_a_stage_reruns_that_stage_and_no_other(pipeline):
