@@ -162,7 +162,9 @@ def judge(
         similar = np.nan_to_num(np.abs(rows["randomisation"][:, place, used > 1 : used])).max(axis=1)
         images = tuple(map(int, rows["image"][np.lexsort((rows["image"], -similar))][:_FEWEST]))
     verdict = randomisation_verdict(means["similarity"], limit)
-    still = not np.nan_to_num(rows["sensitivity"][:, place]).any()
+    moved = rows["sensitivity"][:, place]
+    # Where nothing could be measured, nothing is said.
+    still = bool(np.isfinite(moved).any() and not moved[np.isfinite(moved)].any())
     return Judged(str(rows["maps"][place]), means, levels, verdict, images, still)
 
 

@@ -103,6 +103,8 @@ class Recomputation:
                 return graph
             try:
                 found = self._logits(graph, image, baseline)
+            except torch.OutOfMemoryError:
+                raise
             except (RuntimeError, NotImplementedError) as error:
                 return f"an operation cannot be computed for several windows at once ({type(error).__name__})"
             return self._doubt(found, image, baseline) or found
