@@ -159,7 +159,8 @@ def judge(
     means |= {name: mean_of(rows[name][:, place]) for name in ("sensitivity", "pointing", "inside", "overlap")}
     images: tuple[int, ...] = ()
     if levels:
-        similar = np.nan_to_num(np.abs(rows["randomisation"][:, place, used > 1 : used])).max(axis=1)
+        # Where it was not measured, an image is no example.
+        similar = np.nan_to_num(np.abs(rows["randomisation"][:, place, used > 1 : used]), nan=-1.0).max(axis=1)
         images = tuple(map(int, rows["image"][np.lexsort((rows["image"], -similar))][:_FEWEST]))
     verdict = randomisation_verdict(means["similarity"], limit)
     moved = rows["sensitivity"][:, place]

@@ -211,6 +211,8 @@ def _against_regions(trial: Trial, large: Mapping[str, np.ndarray]) -> dict[str,
             continue
         region_share[row] = region.mean()
         for place, heatmaps in enumerate(large.values()):
+            if not np.isfinite(heatmaps[row]).all():
+                continue  # as for the curves: no number, instead of one for the part that is known
             rows["pointing"][row, place] = pointing(heatmaps[row], region)
             rows["inside"][row, place] = inside_share(heatmaps[row], region)
             rows["overlap"][row, place] = overlap(otsu_mask(heatmaps[row]), region)
