@@ -36,7 +36,7 @@ def prepare(options: argparse.Namespace) -> tuple[Any, Any]:
     """Allocator, network and memory format."""
     import torch
 
-    from convaudit.pipelines.worker import tune_allocator
+    from convaudit.pipelines.allocator import tune_allocator
 
     if options.allocator == "tuned":
         tune_allocator()

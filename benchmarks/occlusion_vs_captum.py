@@ -46,7 +46,7 @@ def prepared(options: argparse.Namespace) -> Any:
     """The network in the memory format, and the process with the allocator, that a contestant asks for."""
     import torch
 
-    from convaudit.pipelines.worker import tune_allocator
+    from convaudit.pipelines.allocator import tune_allocator
 
     torch.set_num_threads(options.threads)
     if options.allocator == "tuned":

@@ -84,7 +84,7 @@ def _forwards_and_backwards(options: argparse.Namespace, paths: list[Path]) -> N
     from PIL import Image
     from torchvision.models import resnet18
 
-    from convaudit.pipelines.worker import tune_allocator
+    from convaudit.pipelines.allocator import tune_allocator
 
     folder, batch, memory_format = options.folder, BATCH[options.child], torch.contiguous_format
     if options.cluster == "inprocess" or options.child == "tuned":

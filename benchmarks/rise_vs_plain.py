@@ -49,7 +49,7 @@ class Ours:
     def __init__(self, options: argparse.Namespace, n: int) -> None:
         import torch
 
-        from convaudit.pipelines.worker import tune_allocator
+        from convaudit.pipelines.allocator import tune_allocator
         from convaudit.stages.attributions.rise import Rise
         from convaudit.stages.attributions.stage import AttributionLeaf
         from convaudit.stages.contract import Subject
@@ -110,7 +110,7 @@ class Plain:
     def __init__(self, options: argparse.Namespace, n: int) -> None:
         import torch
 
-        from convaudit.pipelines.worker import tune_allocator
+        from convaudit.pipelines.allocator import tune_allocator
 
         del n
         if options.allocator == "tuned":
@@ -164,7 +164,7 @@ class Network:
     def __init__(self, options: argparse.Namespace, n: int) -> None:
         import torch
 
-        from convaudit.pipelines.worker import tune_allocator
+        from convaudit.pipelines.allocator import tune_allocator
 
         del n
         tune_allocator()

@@ -86,7 +86,7 @@ class Sweep:
     def __init__(self, options: argparse.Namespace, n: int) -> None:
         import torch
 
-        from convaudit.pipelines.worker import tune_allocator
+        from convaudit.pipelines.allocator import tune_allocator
         from convaudit.stages.contract import Task
 
         if options.allocator == "tuned":
@@ -130,7 +130,7 @@ class Peers:
         from captum import attr
         from pytorch_grad_cam import GradCAM
 
-        from convaudit.pipelines.worker import tune_allocator
+        from convaudit.pipelines.allocator import tune_allocator
 
         del n
         if options.allocator == "tuned":

@@ -24,9 +24,9 @@ Outcomes = Iterator[tuple[int, Any]]
 
 #: Elsewhere, system libraries that torch uses do not survive a fork.
 _FORKS = sys.platform == "linux"
-#: Imported once for all workers; nothing of it starts a thread, which a fork would lose.
-_PRELOADED = ("torch", "distributed", "convaudit.pipelines.worker", "convaudit.stages.network.sweep")
-#: The same, where the driver has needed it.
+#: Imported once for all workers.
+_PRELOADED = ("convaudit.pipelines.warm", "distributed")
+#: The same, where the driver has needed it; nothing of it starts a thread either.
 _PRELOADED_AS_HERE = ("torchvision",)
 
 

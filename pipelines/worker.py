@@ -6,14 +6,12 @@ Only a path to the job travels with a task; the model is loaded here from its fi
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import pickle
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +22,12 @@ from threadpoolctl import threadpool_limits
 from ..stages.contract import Leaf, Result, Subject, Task
 from ..stages.errors import AuditError, ClusterError
 from . import store
+from .allocator import tune_allocator
 from .datasets.prefetch import blocks
 from .datasets.source import DataSource
 from .fingerprint import Numerics
 from .models.source import ResolvedModel
 from .workspace import Attempt, write_partial
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 @dataclass(frozen=True)
@@ -117,20 +114,6 @@ def fixed_arithmetic(numerics: Numerics) -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(strict, warn_only=warn_only)
-
-
-@cache
-def tune_allocator() -> None:
-    """Let glibc keep freed activations.
-
-    Any MALLOC_TRIM_THRESHOLD_ (Dask sets one) freezes the size from which glibc maps memory afresh at 128 KiB, and each
-    activation then pays for its page faults again. Where there is no glibc there is nothing to mend.
-    """
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt is not None:
-            mallopt(_M_MMAP_THRESHOLD, 32 << 20)
-            mallopt(_M_TRIM_THRESHOLD, 512 << 20)
 
 
 @lru_cache(maxsize=2)
