@@ -49,7 +49,7 @@ def audit(config: Config) -> Mapping[str, Any]:
 
 
 def sweep(config: Config) -> None:
-    """Run only the stages that look at images and read nothing; write ``run/store``."""
+    """Run only the stages that look at the model and read nothing; write ``run/store``."""
     stages = _without_reference(config)
     everything = make_plan(stages, _wanted(config))
     plan = make_plan(stages, _stages_of(name for name, leaf in everything.leaves.items() if in_store(leaf)))
@@ -94,7 +94,7 @@ def check(config: Config, stage: str) -> None:
         whole = make_plan(stages, [*_wanted(config), stage])
         plan = _only(whole, stage)
         audited = subjects.from_run(config.run)
-        looks = any(leaf.sweeps for leaf in plan.leaves.values())
+        looks = any(leaf.sweeps or leaf.inspects for leaf in plan.leaves.values())
         model = resolve_model(config, workspace) if looks else None
         began = time.perf_counter()
         with Session(config, workspace, audited, model) as session:
@@ -150,8 +150,8 @@ def resolve_model(config: Config, workspace: Workspace) -> ResolvedModel:
 
 
 def in_store(leaf: Leaf) -> bool:
-    """Whether a leaf's results lie in ``run/store``: it looks at images and reads nothing; else ``run/checks``."""
-    return leaf.sweeps and not leaf.reads
+    """Whether a leaf's results lie in ``run/store``: it looks at the model and reads nothing; else ``run/checks``."""
+    return (leaf.sweeps or leaf.inspects) and not leaf.reads
 
 
 def _wanted(config: Config) -> list[str]:

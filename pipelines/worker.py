@@ -134,7 +134,7 @@ def _model(job: Job) -> Any:
     """Build the model once per process; what tells models apart is the digest of their weights, not the job."""
     import torch
 
-    assert job.model is not None, "tasks with images come with a model"
+    assert job.model is not None, "tasks that look at the model come with it"
     key = (job.model.digest, job.numerics.device, job.channels_last)
     if key not in _built:
         _built.clear()
@@ -198,11 +198,17 @@ def compute(path: str, leaf: str, number: int) -> TaskReport:
     view = store.StoreView({**job.stored, leaf: Attempt(job.attempts[leaf], np.zeros(0, bool)).group})
     with fixed_arithmetic(job.numerics):
         try:
-            result: Result = job.leaves[leaf].compute(task, job.subject, view)
+            result = _without_images(job, job.leaves[leaf], task, view)
         except Exception as error:
             return TaskReport(time.perf_counter() - began, 0, {leaf: describe(leaf, error)})
     failed = _keep(job, leaf, number, result.rows, result.partial)
     return TaskReport(time.perf_counter() - began, 0, {leaf: failed} if failed else {})
+
+
+def _without_images(job: Job, leaf: Leaf, task: Task, view: store.StoreView) -> Result:
+    if leaf.inspects:
+        return leaf.inspect(_model(job), task, job.subject, view)
+    return leaf.compute(task, job.subject, view)
 
 
 def _keep(job: Job, leaf: str, number: int, rows: Mapping[str, Any], partial: Mapping[str, Any] | None) -> str | None:

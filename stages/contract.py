@@ -19,6 +19,7 @@ from .specs import ArraySpec, LayerSpec, SizedArray, Summary
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from .network.batch import Batch
 
@@ -249,12 +250,14 @@ class Stored(Protocol):
 class Leaf(ABC):
     """The smallest part of a stage that is fingerprinted, run and sealed by itself.
 
-    A leaf with images implements `asks` and `process`; one without implements `tasks` and `compute`. Either may
-    leave the rest as it is.
+    A leaf with images implements `asks` and `process`; one that looks at the network alone, `inspect`; one that needs
+    neither, `tasks` and `compute`. Each may leave the rest as it is.
     """
 
     #: Whether the default tasks look at images (one task per shard).
     sweeps: ClassVar[bool] = False
+    #: Whether its tasks look at the network, and at no images.
+    inspects: ClassVar[bool] = False
     #: Every array it can write, for ``docs/store.md``; `writes` returns these, sized.
     documents: ClassVar[tuple[ArraySpec, ...]] = ()
     #: Paths of arrays whose rows also speak of bad images; in all others the sweep puts the fill value there.
@@ -309,6 +312,18 @@ class Leaf(ABC):
     def compute(self, task: Task, subject: Subject, stored: Stored) -> Result:
         """Work on a task without images."""
         raise StageError(f"{self.name}: task {task} has no images but the leaf has no compute()")
+
+    def inspect(self, model: nn.Module, task: Task, subject: Subject, stored: Stored) -> Result:
+        """Work on a task of a leaf that inspects.
+
+        Parameters
+        ----------
+        model
+            In evaluation mode, frozen, on its device; must not be written on.
+        task, subject, stored
+            As in `compute`.
+        """
+        raise StageError(f"{self.name}: inspects the network but has no inspect()")
 
     def finish(self, partials: Sequence[Partial], subject: Subject, stored: Stored) -> Summary:
         """Fold the partial results, in task order, into arrays, numbers and findings.

@@ -53,7 +53,7 @@ def read_nouns(config, name: str) -> set[str]:
 
 
 def needs_model(config, name: str) -> bool:
-    return any(leaf.sweeps for leaf in config.stages[name].leaves()) or name == "ablation"
+    return any(leaf.sweeps or leaf.inspects for leaf in config.stages[name].leaves()) or name == "ablation"
 
 
 def test_it_has_every_stage(config):
