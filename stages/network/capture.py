@@ -17,7 +17,7 @@ from .functional import ReluCall, recognise
 
 FUNCTIONAL = "functional_relu"
 #: Modules whose forward is one ReLU function; that call is the module's output, not a layer of its own.
-RELU_MODULES = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
+RELU_MODULES = (nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Threshold)
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,8 @@ def _kind(at: Seen) -> tuple[LayerKind, float | None]:
         return "other", None
     if isinstance(source, nn.Hardtanh):
         return ("relu", float(source.max_val)) if source.min_val == 0 else ("other", None)
+    if isinstance(source, nn.Threshold):
+        return "relu" if source.threshold == 0 and source.value == 0 else "other", None
     kinds: list[LayerKind] = [kind for kind, fits in _MODULES if fits(source)]
     return kinds[0] if kinds else "other", None
 

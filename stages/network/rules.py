@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -63,19 +64,19 @@ class ReluRules(TorchFunctionMode):
         """Make the call; one that is a ReLU gets the backward pass of the rules."""
         del types
         kwargs = kwargs or {}
-        relu = None if self.resting else recognise(func, args, kwargs)
+        relu = None if self.resting else recognise(func, args, kwargs, in_graph=torch.is_grad_enabled())
         if relu is None:
             other = None if self.resting else other_nonlinearity(func)
             if other is not None:
                 self.others[other] += 1
             return func(*args, **kwargs)
         self.calls += 1
-        value = args[0] if args else kwargs["input"]
+        value = relu.activation(args, kwargs)
         if not (torch.is_grad_enabled() and value.requires_grad):
             return func(*args, **kwargs)
         if relu.inplace and value._is_view():
             # A function of one's own must not write into a view; what it gives is written there instead.
-            return value.copy_(_Relu.apply(value, ReluCall(relu.function, relu.upper, False), self))
+            return value.copy_(_Relu.apply(value, replace(relu, inplace=False), self))
         return _Relu.apply(value, relu, self)
 
 
@@ -83,11 +84,11 @@ class _Relu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, relu: ReluCall, rules: ReluRules) -> Tensor:
         inside = _inside(value, relu.upper) if relu.function == "clamp" else None
+        if relu.function == "maximum":
+            inside = value == 0
+        output = _rectified(value, relu)
         if relu.inplace:
-            output = value.relu_() if relu.upper is None else value.clamp_(0.0, relu.upper)
             ctx.mark_dirty(value)
-        else:
-            output = value.relu() if relu.upper is None else value.clamp(0.0, relu.upper)
         ctx.save_for_backward(output, inside)
         ctx.relu, ctx.rules = relu, rules
         return output
@@ -102,11 +103,26 @@ class _Relu(torch.autograd.Function):
             gradient = gradient.relu()
         if rule == "deconvnet":
             return gradient, None, None
+        if rule == "plain" and ctx.relu.function == "maximum":  # of two equal values each gets half
+            open_ = torch.ops.aten.threshold_backward(gradient, output, 0)
+            return torch.where(inside, gradient / 2, open_), None, None
         if rule == "plain" and inside is not None:
             return torch.where(inside, gradient, torch.zeros_like(gradient)), None, None
         if ctx.relu.upper is None:
             return torch.ops.aten.threshold_backward(gradient, output, 0), None, None
         return torch.ops.aten.hardtanh_backward(gradient, output, 0.0, ctx.relu.upper), None, None
+
+
+def _rectified(value: Tensor, relu: ReluCall) -> Tensor:
+    """What the call gives, to the sign of a zero."""
+    if relu.function == "maximum":
+        zero = value.new_zeros(())
+        return torch.maximum(zero, value) if relu.zero_first else torch.maximum(value, zero)
+    if relu.function == "threshold":
+        return torch.threshold_(value, 0, 0) if relu.inplace else torch.threshold(value, 0, 0)
+    if relu.upper is None:
+        return value.relu_() if relu.inplace else value.relu()
+    return value.clamp_(0.0, relu.upper) if relu.inplace else value.clamp(0.0, relu.upper)
 
 
 def _inside(value: Tensor, upper: float | None) -> Tensor:

@@ -74,6 +74,12 @@ def test_signal_shapes():
         (lambda x: F.relu6(x), "relu6", 6.0),
         (lambda x: F.hardtanh(x, 0, 6), "hardtanh", 6.0),
         (lambda x: F.hardtanh(x, 0.0, 6.0, inplace=True), "hardtanh", 6.0),
+        (lambda x: F.threshold(x, 0, 0), "threshold", None),
+        (lambda x: F.threshold(x, 0.0, 0.0, inplace=True), "threshold", None),
+        (lambda x: torch.maximum(x, torch.zeros(())), "maximum", None),
+        (lambda x: torch.max(torch.zeros(1), x), "maximum", None),
+        (lambda x: torch.maximum(x, 0 * x), None, None),
+        (lambda x: F.threshold(x, 0, 1), None, None),
         (lambda x: F.hardtanh(x), None, None),
         (lambda x: x.clamp(min=-1), None, None),
         (lambda x: x.clamp(max=1), None, None),
@@ -94,11 +100,16 @@ def test_each_spelling(call, function, upper):
     assert [(layer.name, layer.module, layer.upper, layer.shape) for layer in found] == expected
 
 
-@pytest.mark.parametrize("module", [nn.ReLU(), nn.ReLU(inplace=True), nn.ReLU6(), nn.Hardtanh(0, 6)])
+@pytest.mark.parametrize("module", [nn.ReLU(), nn.ReLU(inplace=True), nn.ReLU6(), nn.Hardtanh(0, 6), nn.Threshold(0, 0)])
 def test_relu_modules_are_listed_once(module):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), module, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     relus = [layer.name for layer in trace(model, torch.randn(2, *tiny.SHAPE_2D)) if layer.kind == "relu"]
     assert relus == ["1"]
+
+
+def test_a_threshold_elsewhere_is_no_relu():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Threshold(0.1, 0), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    assert [layer.kind for layer in trace(model, torch.randn(2, *tiny.SHAPE_2D))][1] == "other"
 
 
 def test_reused_linear_and_parametrised_convolution():

@@ -49,6 +49,21 @@ SPELLINGS = {
     "x.clip(min=0.0)": (lambda v: v.clip(min=0.0), INF),
     "torch.clamp_min": (lambda v: torch.clamp_min(v, 0), INF),
     "x.clamp_min_(0), ignored": (ignoring(lambda v: v.clamp_min_(0)), INF),
+    "nn.Threshold": (nn.Threshold(0, 0), INF),
+    "nn.Threshold in place, ignored": (ignoring(nn.Threshold(0.0, 0.0, inplace=True)), INF),
+    "F.threshold by name": (lambda v: F.threshold(v, threshold=0, value=0.0), INF),
+    "torch.threshold": (lambda v: torch.threshold(v, 0, 0), INF),
+    "torch.threshold_, ignored": (ignoring(lambda v: torch.threshold_(v, 0, 0)), INF),
+    "threshold in place through a view, ignored": (
+        ignoring(lambda v: F.threshold(v.view(v.shape[0], -1), 0, 0, inplace=True)),
+        INF,
+    ),
+    "torch.maximum with 0": (lambda v: torch.maximum(v, torch.tensor(0.0)), INF),
+    "torch.maximum of 0 by name": (lambda v: torch.maximum(input=v.new_zeros(1), other=v), INF),
+    "torch.maximum with zeros": (lambda v: torch.maximum(v, torch.zeros_like(v)), INF),
+    "torch.max of zeros": (lambda v: torch.max(torch.zeros_like(v), v), INF),
+    "x.maximum(0)": (lambda v: v.maximum(v.new_zeros(())), INF),
+    "x.max(zeros)": (lambda v: v.max(v.new_zeros(v.shape[1:])), INF),
     "through a view, ignored": (ignoring(lambda v: v.view(v.shape[0], -1).relu_()), INF),
 }
 every_spelling = pytest.mark.parametrize("spelling", sorted(SPELLINGS))
@@ -243,3 +258,35 @@ def test_what_is_no_relu_is_let_through():
     found, calls, _ = derived(function, torch.from_numpy(some_images()))
     assert calls == 0
     assert torch.equal(found["plain"], found["guided"])
+
+
+def test_a_threshold_or_maximum_that_may_be_something_else_is_let_through():
+    learned = torch.zeros((), requires_grad=True)
+
+    def function(x):
+        x = F.threshold(F.threshold(F.threshold(x, 0, 1), 0.5, 0), -9, 0)
+        x = torch.maximum(x, torch.full((), 1e-3)).maximum(learned).maximum(F.dropout(0 * x, 0.0))
+        wide = torch.maximum(x, torch.zeros(2, *x.shape))  # larger than the activation
+        largest = torch.max(x, 1).values + x.max(dim=2).values.sum() + x.amax()
+        return wide.sum() + largest.sum() + torch.fmax(x, torch.zeros(())).sum()
+
+    found, calls, _ = derived(function, torch.from_numpy(some_images()))
+    assert calls == 0
+    assert torch.equal(found["plain"], found["guided"])
+
+
+def test_without_a_graph_only_one_zero_is_told_from_an_activation():
+    with ReluRules() as rules, torch.no_grad():
+        value = torch.ones(2, 3, 4)
+        torch.maximum(value, torch.zeros_like(value))
+        assert rules.calls == 0
+        torch.maximum(value, torch.zeros(1))
+    assert rules.calls == 1
+
+
+def test_a_maximum_keeps_the_wider_type_it_may_give():
+    value = torch.ones(2, 3, requires_grad=True)
+    with ReluRules() as rules:
+        assert torch.maximum(value, torch.zeros(1, dtype=torch.float64)).dtype == torch.float64
+        assert torch.maximum(value, torch.zeros((), dtype=torch.float64)).dtype == torch.float32
+    assert rules.calls == 1
