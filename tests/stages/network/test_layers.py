@@ -100,7 +100,9 @@ def test_each_spelling(call, function, upper):
     assert [(layer.name, layer.module, layer.upper, layer.shape) for layer in found] == expected
 
 
-@pytest.mark.parametrize("module", [nn.ReLU(), nn.ReLU(inplace=True), nn.ReLU6(), nn.Hardtanh(0, 6), nn.Threshold(0, 0)])
+@pytest.mark.parametrize(
+    "module", [nn.ReLU(), nn.ReLU(inplace=True), nn.ReLU6(), nn.Hardtanh(0, 6), nn.Threshold(0, 0)]
+)
 def test_relu_modules_are_listed_once(module):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), module, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     relus = [layer.name for layer in trace(model, torch.randn(2, *tiny.SHAPE_2D)) if layer.kind == "relu"]
