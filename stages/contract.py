@@ -81,9 +81,25 @@ class Unit:
     position: tuple[int, ...] | None = None
 
 
+@dataclass(frozen=True)
+class Units:
+    """Values inside the network that can be derived instead of logits: in each image another one of the same layer.
+
+    Parameters
+    ----------
+    layer
+        Name of the layer.
+    places
+        Channel and position along the spatial axes, ``(channel, *position)``, for each image of the forward pass.
+    """
+
+    layer: str
+    places: tuple[tuple[int, ...], ...]
+
+
 #: What is derived: ``"predicted"``, ``"label"``, a class position, ``"rank:k"`` (the class with the k-th largest logit,
-#: counted from 0), ``"contrast"`` (predicted minus label, for images that are wrong), or a unit.
-Target = str | int | Unit
+#: counted from 0), ``"contrast"`` (predicted minus label, for images that are wrong), a unit, or one for each image.
+Target = str | int | Unit | Units
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..contract import Ask, Gradient, ReluRule, Subject, Target, Unit
+from ..contract import Ask, Gradient, ReluRule, Subject, Target, Unit, Units
 from ..errors import StageError
 from .capture import Place, Seen, locate, named_modules, watch
 from .layers import check_logits
 from .rules import ReluRules
 from .stem import DenseStems
-from .targets import target_class, unit_seed
+from .targets import target_class, unit_seed, units_seed
 from .variants import Altered
 
 #: Shown ``(layer name, its output)`` while the forward runs.
@@ -141,10 +141,12 @@ class Pass:
 
     def _seed(self, target: Target) -> tuple[Tensor, Tensor, Tensor]:
         """What is derived, the weight of each of its values, and the images that have no such target."""
-        if isinstance(target, Unit):
+        if isinstance(target, (Unit, Units)):
             start = self._source(target.layer)
             bad = torch.from_numpy(~self.block.valid).to(start.device)
-            return start, unit_seed(start.detach(), target) * ~_spread(bad, start), bad
+            value = start.detach()
+            seed = unit_seed(value, target) if isinstance(target, Unit) else units_seed(value, target)
+            return start, seed * ~_spread(bad, start), bad
         graph = self.graph
         assert graph is not None, "gradients are asked, so there is a graph"
         classes = torch.from_numpy(self.target_class(target)).to(graph.device)
@@ -204,7 +206,7 @@ class Probe:
     @property
     def derived(self) -> frozenset[str]:
         """Layers to derive, or to derive by."""
-        units = {gradient.target.layer for gradient in self.gradients if isinstance(gradient.target, Unit)}
+        units = {gradient.target.layer for gradient in self.gradients if isinstance(gradient.target, (Unit, Units))}
         return (frozenset(gradient.wrt for gradient in self.gradients) | units) - {"input"}
 
     @property

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..contract import Target, Unit
+from ..contract import Target, Unit, Units
 from ..errors import StageError
 
 
@@ -36,7 +36,7 @@ def target_class(target: Target, logits: Tensor, labels: np.ndarray, valid: np.n
         When there is no such target.
     """
     n_class = logits.shape[1]
-    if isinstance(target, Unit):
+    if isinstance(target, (Unit, Units)):
         return np.full(len(logits), -1)
     if target == "label":
         return np.where(valid, labels, -1)
@@ -94,4 +94,33 @@ def unit_seed(value: Tensor, unit: Unit) -> Tensor:
     # The first maximum: argmax of torch takes any of several.
     first = (plane == plane.amax(1, keepdim=True)).to(torch.uint8).argmax(1)
     seed[:, unit.channel] = torch.nn.functional.one_hot(first, plane.shape[1]).to(seed).view_as(seed[:, unit.channel])
+    return seed
+
+
+def units_seed(value: Tensor, units: Units) -> Tensor:
+    """Mark another unit in each image: 1 there, 0 elsewhere.
+
+    Parameters
+    ----------
+    value
+        Output of the units' layer ``(image, channel, *space)``.
+    units
+        Which ones.
+
+    Raises
+    ------
+    StageError
+        When there is not one for each image, or the layer has no such unit.
+    """
+    if len(units.places) != len(value):
+        raise StageError(
+            f"units of {units.layer}: expected one for each of {len(value)} images, got {len(units.places)}"
+        )
+    shape = tuple(value.shape[1:])
+    for place in units.places:
+        if len(place) != len(shape) or any(not 0 <= i < n for i, n in zip(place, shape, strict=True)):
+            raise StageError(f"unit of {units.layer}: expected a place in (channel, *space) {shape}, got {place}")
+    seed = torch.zeros_like(value)
+    columns = torch.tensor(units.places, device=value.device).unbind(1)
+    seed[(torch.arange(len(value), device=value.device), *columns)] = 1
     return seed
