@@ -78,7 +78,7 @@ class Frame:
     caption
         Method and layer of the heatmap; empty for the bare image.
     target
-        Class that the heatmap explains, where that is not the prediction.
+        Class that the heatmap explains, where that is not the prediction or there are several.
     aligned
         Whether it is known where the heatmap lies.
     keys
@@ -181,10 +181,14 @@ class Album:
 
     def spend(self, section: str, size: int) -> bool:
         """Take `size` bytes from a section's budget; False, and nothing taken, where they are not left."""
-        if size > self._left[section]:
+        if size > self._left.get(section, 0):
             return False
         self._left[section] -= size
         return True
+
+    def allow(self, section: str, size: int) -> None:
+        """Add `size` bytes to a section's budget; what earlier parts of it left over stays."""
+        self._left[section] = self._left.get(section, 0) + size
 
     def gallery(
         self,
@@ -236,13 +240,8 @@ class Album:
             What to write under it.
         """
         stacks = self._stacks(position, sources)
-        fresh = {
-            symbol.name: symbol for stack in stacks for symbol in stack.symbols if symbol.name not in self._symbols
-        }
-        cost = sum(symbol.size for symbol in fresh.values()) + MARKUP_BYTES + HEAT_BYTES * len(stacks)
-        if not self.spend(section, cost):
+        if not self._take(section, stacks, MARKUP_BYTES):
             return None
-        self._symbols.update(fresh)
         material = self._material
         label = int(material.labels[position])
         prediction = -1 if material.predicted is None else int(material.predicted[position])
@@ -259,6 +258,50 @@ class Album:
             frames=tuple(_frame(stack, alt) for stack in stacks),
             note=note,
         )
+
+    def other_targets(
+        self, section: str, position: int, sources: Sequence[Source], most: int
+    ) -> tuple[tuple[Frame, ...], int]:
+        """Gather an image's heatmaps for classes other than the one that is shown beside it, likeliest classes first.
+
+        Parameters
+        ----------
+        section
+            Whose budget pays.
+        position
+            The image, which `evidence` has shown.
+        sources
+            Heatmaps to show.
+        most
+            Classes at most.
+
+        Returns
+        -------
+        tuple
+            One frame for each heatmap that fitted into the budget, by class; and how many classes were left out.
+        """
+        picture = self._symbols.get(f"image-{position}")
+        if picture is None:
+            return (), 0
+        wanted = heatmaps.further(self._material, sources, position)
+        frames: list[Frame] = []
+        for number, maps in enumerate(wanted.values()):
+            found = [self._heat(source, position, picture, place) for source, place in maps]
+            stacks = [stack for stack in found if stack is not None]
+            if number == most or not self._take(section, stacks, 0):
+                return tuple(frames), len(wanted) - number
+            frames.extend(_frame(stack, f"image {self._material.image_ids[position]}") for stack in stacks)
+        return tuple(frames), 0
+
+    def _take(self, section: str, stacks: Sequence[_Stack], markup: int) -> bool:
+        """Embed what is not yet there; False, and nothing taken, where the section's budget does not allow it."""
+        fresh = {
+            symbol.name: symbol for stack in stacks for symbol in stack.symbols if symbol.name not in self._symbols
+        }
+        if not self.spend(section, sum(symbol.size for symbol in fresh.values()) + markup + HEAT_BYTES * len(stacks)):
+            return False
+        self._symbols.update(fresh)
+        return True
 
     def _stacks(self, position: int, sources: Sequence[Source]) -> list[_Stack]:
         if self._material.status_word(position) != "ok":
@@ -283,22 +326,24 @@ class Album:
             return Symbol(name, *_SIGNAL_SIZE, paths=figures.traces(signal, *_SIGNAL_SIZE))
         return None
 
-    def _heat(self, source: Source, position: int, picture: Symbol) -> _Stack | None:
+    def _heat(self, source: Source, position: int, picture: Symbol, place: int | None = None) -> _Stack | None:
+        """An image under one heatmap: that at a place on the target axis, or the leading one."""
         try:
             if source.path == heatmaps.WINNER:
                 return self._winners(source, position, picture)
-            found = heatmaps.heatmap(self._material, source, position)
+            leading = heatmaps.leading(self._material, source, position)
+            found = heatmaps.heatmap(self._material, source, position, leading if place is None else place)
         except StageError as error:  # one method that cannot be drawn must not cost the reader the report
             self.undrawn.setdefault(source.leaf, str(error))
             return None
         if found is None:
             return None
-        name = self._name(source, position)
+        name = self._name(source, position) + ("" if place is None else f"-{place}")
         overlay = self._symbols.get(name) or _overlay(name, source, found, picture)
         # Lines stay readable over colours, pictures do not.
         symbols = (overlay, picture) if picture.paths else (picture, overlay)
         predicted = -1 if self._material.predicted is None else int(self._material.predicted[position])
-        target = "" if found.target == predicted else self._material.class_name(found.target)
+        target = "" if found.target == predicted and place is None else self._material.class_name(found.target)
         return _Stack(symbols, source.caption, target, not source.caveat)
 
     def _name(self, source: Source, position: int) -> str:

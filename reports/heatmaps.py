@@ -34,6 +34,8 @@ _FIRST = "attributions/grad_cam"
 _ENDING = "heatmap"
 #: Path that stands for the winning class under each window, which is no array of its own where all scores are kept.
 WINNER = "winner"
+#: Of a method that stores scores, the arrays with one row per target.
+_ALONG_TARGETS = ("target", "against")
 _COARSE = ("layer", *SCORED, "pixels")
 
 
@@ -52,7 +54,7 @@ class Source:
     target
         What it explains, as configured.
     n_target
-        How many maps each image has; the first is shown.
+        How many maps each image has.
     signed
         Whether it tells evidence for from evidence against.
     kind
@@ -100,9 +102,42 @@ def sources(material: Material) -> tuple[Source, ...]:
     return tuple(sorted(found, key=lambda source: (source.leaf != _FIRST, _COARSE.index(source.kind))))
 
 
-def heatmap(material: Material, source: Source, position: int) -> Heatmap | None:
-    """The first heatmap of an image; None where it has none (no such target, or values that are not finite)."""
+def targets(material: Material, source: Source, position: int) -> tuple[int, ...]:
+    """Class that each heatmap of an image explains, in the order of the target axis; -1 where there is none."""
+    return tuple(map(int, material.row(f"{source.leaf}/target", position)))
+
+
+def leading(material: Material, source: Source, position: int) -> int:
+    """Which heatmap of an image speaks for it: that of the prediction, else the first."""
+    predicted = -1 if material.predicted is None else int(material.predicted[position])
+    found = targets(material, source, position) if source.n_target > 1 else ()
+    return found.index(predicted) if predicted in found else 0
+
+
+def further(material: Material, sources: Sequence[Source], position: int) -> dict[int, list[tuple[Source, int]]]:
+    """Heatmaps of an image beside the leading ones, with their places on the target axis, by class.
+
+    The classes stand in the order of the image's logits, the largest first; in their own where these are not stored.
+    """
+    found: dict[int, list[tuple[Source, int]]] = {}
+    for source in sources:
+        shown = leading(material, source, position)
+        for place, target in enumerate(targets(material, source, position) if source.n_target > 1 else ()):
+            if target >= 0 and place != shown:
+                found.setdefault(target, []).append((source, place))
+    logits = material.row("predictions/logit", position) if material.has("predictions") else None
+    order = sorted(found, key=lambda target: (0.0 if logits is None else -float(logits[target]), target))
+    return {target: found[target] for target in order}
+
+
+def heatmap(material: Material, source: Source, position: int, place: int = 0) -> Heatmap | None:
+    """One heatmap of an image, by its place on the target axis.
+
+    None where the image has none (no such target, or values that are not finite).
+    """
+    along = _ALONG_TARGETS if source.kind in SCORED else _needed(material, source)
     row = {path: material.row(f"{source.leaf}/{path}", position) for path in _needed(material, source)}
+    row |= {path: row[path][place : place + 1] for path in along if path in row}
     found = render(row, material.notes(source.leaf), material.subject["input_shape"])[source.path][0]
     target = int(row["target"][0])
     return Heatmap(found, target) if target >= 0 and np.isfinite(found).all() else None
@@ -145,7 +180,7 @@ def _sources(material: Material, leaf: str) -> list[Source]:
             method + (": winning class" if path == WINNER else ""),
             "" if path == WINNER else path.removesuffix(_ENDING).rstrip("/"),
             str(config.get("target", "predicted")),
-            int(material.store[f"{leaf}/target"].shape[1]),
+            1 if path == WINNER else int(material.store[f"{leaf}/target"].shape[1]),
             bool(notes.get("signed", False)),
             kind,
             alignment_caveat(path, notes),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,13 +17,14 @@ TITLE = "Attributions"
 QUESTION = "Which places of an image speak for the class?"
 #: Classes with a gallery, those of them that are not folded, and methods side by side.
 MOST_CLASSES, _UNFOLDED, _MOST_COLUMNS = 40, 3, 12
+#: Classes besides the prediction whose heatmaps an image is shown with.
+_MOST_TARGETS = 12
 #: Images that a finding must share a class of, to be about that class.
 _SHARED = 2
 _TARGETS = {
     "predicted": "the prediction",
     "label": "the label",
     "contrast": "the prediction, against the label",
-    "all": "every class",
 }
 _PLACES = {
     "pixels": "pixel by pixel",
@@ -62,11 +63,27 @@ class Column:
 
 @dataclass(frozen=True)
 class Line:
-    """One image of a class: why it was chosen, what it is, and a heatmap for each column (None where it has none)."""
+    """One image of a class.
+
+    Parameters
+    ----------
+    reason
+        Why it was chosen.
+    evidence
+        What it is.
+    frames
+        A heatmap for each column; None where it has none.
+    others
+        Heatmaps for further classes, where a method explains several.
+    left_out
+        How many further classes are not shown.
+    """
 
     reason: str
     evidence: Evidence
     frames: tuple[Frame | None, ...]
+    others: tuple[Frame, ...] = ()
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -116,6 +133,8 @@ class AttributionsView:
         The colour scales that are used.
     winners
         Whether one of the columns shows winning classes.
+    several
+        Whether more than one of the columns explains further classes.
     classes
         Galleries, classes with findings first.
     hidden
@@ -131,6 +150,7 @@ class AttributionsView:
     columns: tuple[Column, ...]
     scales: tuple[Scale, ...]
     winners: bool
+    several: bool
     classes: tuple[ClassGallery, ...]
     hidden: int
     budget_full: bool
@@ -148,10 +168,12 @@ def view(material: Material, album: Album) -> AttributionsView:
         if gallery is None:
             break
         classes.append(gallery)
+    classes = [_with_other_targets(material, album, sources, gallery) for gallery in classes]
     return AttributionsView(
         columns=tuple(_column(material, source) for source in sources),
         scales=_scales(sources) if classes else (),
         winners=any(source.path == WINNER for source in sources),
+        several=sum(source.n_target > 1 for source in sources) > 1,
         classes=tuple(classes),
         hidden=len(order) - len(classes),
         budget_full=len(classes) < min(len(order), MOST_CLASSES),
@@ -223,6 +245,20 @@ def _gallery(
     return ClassGallery(material.class_name(place), int(inside.sum()), n_right, titles, tuple(lines), unfolded)
 
 
+def _with_other_targets(
+    material: Material, album: Album, sources: Sequence[Source], gallery: ClassGallery
+) -> ClassGallery:
+    """What the budget still allows, once every class has its heatmaps of the prediction."""
+    if all(source.n_target == 1 for source in sources):
+        return gallery
+    lines = []
+    for line in gallery.lines:
+        position = material.image_ids.index(line.evidence.image)
+        others, left_out = album.other_targets("attributions", position, sources, _MOST_TARGETS)
+        lines.append(replace(line, others=others, left_out=left_out))
+    return replace(gallery, lines=tuple(lines))
+
+
 def _chosen(material: Material, group: np.ndarray, right: np.ndarray | None, place: int) -> list[tuple[str, int]]:
     """Images of a class of which the model is most and least sure, recognised ones first; none of them twice."""
     confidence = material.array("predictions/confidence")
@@ -244,10 +280,8 @@ def _column(material: Material, source: Source) -> Column:
     target = _TARGETS.get(source.target, source.target)
     if source.target.isdigit():
         target = material.class_name(int(source.target))
-    if source.target.startswith("top:"):
-        target = _TARGETS["predicted"]
     if source.n_target > 1:
-        target += f"; shown: the first of {source.n_target}"
+        target = f"{source.n_target} classes: here the prediction, below each image the others"
     remark = _remark(material, source)
     return Column(
         source.method,

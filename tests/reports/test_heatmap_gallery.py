@@ -336,3 +336,63 @@ def test_a_thousand_classes_with_ten_methods_stay_below_ten_megabytes(make):
     frames = shown.count('<svg class="frame"')
     assert frames % 11 == 0
     assert frames > 11 * 3 * 40
+
+
+def several_targets(store, n_class=6, target="all", order=None):
+    """A method with a heatmap for every class: that of class k has its one strong pixel in column k."""
+    n = len(store.table)
+    leaf = "attributions/saliency"
+    classes = np.tile(np.arange(n_class), (n, 1)) if order is None else order
+    heat = np.zeros((n, classes.shape[1], 24, 32), np.float16)
+    np.put_along_axis(heat[:, :, 7], np.maximum(classes, 0)[..., None], 1, axis=2)
+    data = {
+        f"{leaf}/heatmap": heat,
+        f"{leaf}/scale": np.ones(classes.shape, np.float32),
+        f"{leaf}/target": classes.astype(np.int32),
+    }
+    notes = {"signed": False, "rendering": {"kind": "pixels"}, "config": {"target": target}}
+    return replace(store, data=store.data | data, summaries=store.summaries | {leaf: Summary(notes=notes)}, failures={})
+
+
+def test_of_several_targets_the_prediction_stands_with_the_others_and_each_is_shown_below(store):
+    told = several_targets(store)
+    seen = material(told)
+    source = heatmaps.sources(seen)[-1]
+    position = int(seen.judged[3])
+    predicted = int(seen.predicted[position])
+    place = heatmaps.leading(seen, source, position)
+    found = heatmaps.heatmap(seen, source, position, place)
+    assert (place, found.target, int(found.values[7].argmax())) == (predicted,) * 3
+    names = seen.class_names
+    view = viewed(told)
+    assert view.columns[-1].target.startswith("6 classes")
+    for line in (line for gallery in view.classes for line in gallery.lines):
+        logits = seen.row("predictions/logit", seen.image_ids.index(line.evidence.image))
+        wanted = [names[at] for at in np.argsort(-logits, kind="stable") if names[at] != line.evidence.prediction]
+        assert [frame.target for frame in line.others] == wanted
+        assert line.frames[-1].target == ""
+        assert line.left_out == 0
+        assert len({frame.symbols for frame in (line.frames[-1], *line.others)}) == 6
+    page = section(build_report(told, {"seed": 0}))
+    assert page.count("For other classes: ") == sum(len(gallery.lines) for gallery in view.classes)
+
+
+def test_ranks_without_a_class_and_methods_with_one_target_add_nothing(store):
+    predicted = store.data["predictions/predicted"]
+    order = np.stack([predicted, np.full_like(predicted, -1)], axis=1)
+    view = viewed(several_targets(store, order=order, target="top:2"))
+    assert {line.others for gallery in view.classes for line in gallery.lines} == {()}
+    assert "For other classes" not in section(build_report(store, {"seed": 0}))
+
+
+def test_other_targets_get_what_the_budget_leaves_and_the_rest_is_said(store):
+    told = several_targets(store)
+    wanted = sum(len(gallery.lines) for gallery in viewed(told).classes)
+    for budget in range(60_000, 10**6, 5_000):
+        lines = [line for gallery in viewed(told, budget=budget).classes for line in gallery.lines]
+        if len(lines) == wanted:  # the least with which every image has its leading heatmaps
+            break
+    assert sum(line.left_out for line in lines) > 0
+    assert {len(line.others) + line.left_out for line in lines} == {5}
+    options = ReportOptions(budget_kb={"attributions": budget // 1000})
+    assert "more not shown)" in section(build_report(told, {"seed": 0}, options))
