@@ -60,6 +60,8 @@ class PublishRecord:
         What was audited.
     artifacts
         Files of the run folder to keep, in the order of the index.
+    pages
+        Files to keep in a folder ``pages`` beside them, so that links lead where they do in the run folder.
     """
 
     fingerprint: str
@@ -72,6 +74,7 @@ class PublishRecord:
     data: Input
     model: Input
     artifacts: Sequence[Path] = ()
+    pages: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)

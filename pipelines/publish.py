@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..reports.build import StageTime, build_nightly
+from ..reports.build import PAGES, StageTime, build_nightly
 from ..stages.errors import StoreError
 from ..stages.verdicts.junit import junit
 from .config import Config
@@ -135,7 +135,8 @@ def cover_page(run: Path, verdict: Mapping[str, Any], git: GitState | None, date
     """Tonight's page: what the report must not say, since it differs between two equal runs."""
     total = read_timings(run).get(_TOTAL, {}).get("seconds")
     state = {} if git is None else {"commit": git.commit, "branch": git.branch, "tracked changes": _yes(git.dirty)}
-    links = {name: name for name in ("report.html", "verdict.json", "junit.xml") if (run / name).is_file()}
+    names = ("report.html", f"{PAGES}/index.html", "verdict.json", "junit.xml")
+    links = {name: name for name in names if (run / name).is_file()}
     facts = {"date": date} | ({} if total is None else {"whole run": f"{total:.1f} s"})
     return build_nightly(verdict, stage_times(run), state, links, facts)
 
@@ -171,6 +172,7 @@ def describe(run: Path, config: Config, verdict: Mapping[str, Any], git: GitStat
         data=Input(_kind(data), subject["data"]["digest"], _source(data, ("path", "root", "name"))),
         model=Input(_kind(model), subject["model"]["digest"], _source(model, ("uri", "checkpoint", "name"))),
         artifacts=tuple(run / name for name in kept if (run / name).is_file()),
+        pages=tuple(sorted((run / PAGES).glob("*.html"))),
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..reports.build import build_report
+from ..reports.build import PAGES, build_pages, build_report
 from ..stages.contract import Leaf
 from ..stages.errors import ConfigError, DataError, StoreError, did_you_mean
 from ..stages.verdicts.junit import junit
@@ -108,13 +108,14 @@ def check(config: Config, stage: str) -> None:
 
 
 def report(config: Config) -> Mapping[str, Any]:
-    """Write verdict, JUnit XML and report from what `run` holds; return the verdict's notes."""
+    """Write verdict, JUnit XML, report and its pages from what `run` holds; return the verdict's notes."""
     store = RunStore(config.run)
     if "verdicts" not in store.leaves():
         raise StoreError(f"{config.run}: there is no verdict; run `convaudit check verdicts` first")
     reason = store.failure("verdicts")
     notes = dict(store.summary("verdicts").notes) if reason is None else _unjudged(reason)
     evidence = {key: value for key, value in config.resolved.items() if key not in _NOT_EVIDENCE}
+    _renew(config.run / PAGES, build_pages(store, evidence, config.report))
     _write(config.run / "report.html", build_report(store, evidence, config.report))
     _write(config.run / "junit.xml", junit(notes))
     _write(config.run / "verdict.json", json.dumps(notes, indent=1, sort_keys=True) + "\n")
@@ -135,8 +136,25 @@ def _write(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+def _renew(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write a folder of files whole, so that none of an earlier run stays in it."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    _remove(temporary)
+    temporary.mkdir(parents=True)
+    for name, text in texts.items():
+        (temporary / name).write_text(text, encoding="utf-8")
+    _remove(folder)
+    temporary.replace(folder)
+
+
+def _remove(folder: Path) -> None:
+    if folder.is_dir():
+        shutil.rmtree(folder)
+
+
 def withdraw_verdict(run: Path) -> None:
     """Remove the last verdict before anything runs: one that a crash leaves behind would be read as tonight's."""
+    _remove(run / PAGES)
     for name in ("verdict.json", "junit.xml", "report.html", "nightly.html"):
         (run / name).unlink(missing_ok=True)
 

@@ -315,10 +315,12 @@ def _logged_model(client: MlflowClient, experiment: str, model: Input) -> str:
 
 def _write_artifacts(client: MlflowClient, identifier: str, record: PublishRecord) -> None:
     index = []
-    for path in record.artifacts:
+    kept = [(None, path) for path in record.artifacts] + [("pages", path) for path in record.pages]
+    for folder, path in kept:
         content = path.read_bytes()
-        client.log_artifact(identifier, str(path))
-        index.append({"file": path.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()})
+        client.log_artifact(identifier, str(path), folder)
+        name = path.name if folder is None else f"{folder}/{path.name}"
+        index.append({"file": name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()})
     client.log_dict(identifier, dict(record.config), "config.yaml")
     client.log_dict(identifier, {"artifacts": index}, "artifacts.json")
 

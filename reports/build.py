@@ -1,4 +1,4 @@
-"""Two pages: the report, a function of store and config alone, and tonight's cover page, which is not."""
+"""The report and the pages beside it, a function of store and config alone, and tonight's cover page, which is not."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..stages.errors import ConfigError
-from . import figures, sections
+from . import appendix, figures, sections
 from .material import Limits, Material, Store
 from .views import verdicts
 
+#: Folder of the pages beside the report; the links between them count on it.
+PAGES = "pages"
+#: How often a page is drawn until it fits; its frame alone takes some 20 kB, whatever it was given.
+_ATTEMPTS = 4
 _ROOT = Path(__file__).parent
 _LINK_SCHEMES = ("", "http", "https", "file")
 
@@ -35,6 +39,8 @@ class ReportOptions:
         Longest table, and most findings.
     pictures
         Most pictures in one gallery.
+    page_kb
+        Kilobytes that each page beside the report may have, pictures and text together.
 
     Raises
     ------
@@ -46,12 +52,17 @@ class ReportOptions:
     default_budget_kb: int = 250
     rows: int = 60
     pictures: int = 12
+    page_kb: int = 4000
 
     def __post_init__(self) -> None:
         for name, value in {"default_budget_kb": self.default_budget_kb, **self.budget_kb}.items():
             if value < 0:
                 raise ConfigError(f"report.{name}: expected 0 kB or more, got {value}")
-        for name, value, least in (("rows", self.rows, 1), ("pictures", self.pictures, 0)):
+        for name, value, least in (
+            ("rows", self.rows, 1),
+            ("pictures", self.pictures, 0),
+            ("page_kb", self.page_kb, 0),
+        ):
             if value < least:
                 raise ConfigError(f"report.{name}: expected {least} or more, got {value}")
 
@@ -116,13 +127,61 @@ def build_report(store: Store, config: Mapping[str, Any], options: ReportOptions
     ConfigError
         When `options` is something else.
     """
-    options = ReportOptions() if options is None else options
-    if not isinstance(options, ReportOptions):
-        raise ConfigError(f"report._target_: expected a ReportOptions, got {type(options).__name__}")
+    options = _checked(options)
     material = Material(store, config, Limits(options.rows, options.pictures))
     budgets = {name: 1024 * size for name, size in options.budget_kb.items()}
     report = sections.assemble(material, budgets, 1024 * options.default_budget_kb)
-    return _render("report.html.j2", **sections.as_context(report))
+    return _render("report.html.j2", pages=appendix.links(material), **sections.as_context(report))
+
+
+def build_pages(store: Store, config: Mapping[str, Any], options: ReportOptions | None = None) -> dict[str, str]:
+    """Write the pages beside the report: what it has no room for, and an index of them.
+
+    Parameters
+    ----------
+    store, config, options
+        As for `build_report`, which leads to these pages.
+
+    Returns
+    -------
+    dict
+        Self-contained HTML by file name, for a folder ``pages`` beside the report; ``index.html`` is always there.
+        Equal store and config give equal text.
+
+    Raises
+    ------
+    ConfigError
+        When `options` is something else.
+    """
+    options = _checked(options)
+    material = Material(store, config, Limits(options.rows, options.pictures))
+    run = sections.described(material)
+    links = appendix.links(material)
+    written = {f"{link.name}.html": _fitted(link, material, 1024 * options.page_kb, run, links) for link in links}
+    sizes = {name: figures.number(round(len(text.encode()) / 1024)) for name, text in written.items()}
+    return {"index.html": _render("index.html.j2", run=run, pages=links, sizes=sizes, symbols=())} | written
+
+
+def _fitted(
+    link: appendix.Link, material: Material, size: int, run: tuple[str, str], links: tuple[appendix.Link, ...]
+) -> str:
+    """Draw one page, with less on it where the text around the pictures took more bytes than it was given."""
+    text, given = "", size
+    for _ in range(_ATTEMPTS):
+        page = appendix.draw(link, material, given)
+        text = _render("page.html.j2", page=page, run=run, pages=links, symbols=page.album.symbols)
+        excess = len(text.encode()) - size
+        if excess <= 0:
+            break
+        given = max(0, int(given * size / (size + 1.1 * excess)))
+    return text
+
+
+def _checked(options: ReportOptions | None) -> ReportOptions:
+    options = ReportOptions() if options is None else options
+    if not isinstance(options, ReportOptions):
+        raise ConfigError(f"report._target_: expected a ReportOptions, got {type(options).__name__}")
+    return options
 
 
 def build_nightly(
@@ -192,7 +251,9 @@ def _environment() -> Environment:
     )
     environment.filters["num"] = figures.number
     environment.filters["stage_template"] = _stage_template
+    environment.filters["page_template"] = "{}_page.html.j2".format
     environment.globals["stylesheet"] = Markup((_ROOT / "static" / "report.css").read_text(encoding="utf-8"))
+    environment.globals["sorter"] = Markup((_ROOT / "static" / "sort.js").read_text(encoding="utf-8"))
     return environment
 
 

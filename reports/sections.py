@@ -138,9 +138,10 @@ def assemble(material: Material, budgets: Mapping[str, int], default_budget: int
     sections = tuple(_section(material, album, noun) for noun in nouns)
     known = {name for name in _view_names() if name not in _FRAME}
     trimmed = [provenance.Omission("not shown", "findings", f"{len(found) - len(shown)} more are in the store")]
+    model, data = described(material)
     return Report(
-        model=_described(material, "model"),
-        data=_described(material, "data"),
+        model=model,
+        data=data,
         verdict=verdicts.view(material),
         headlines=_headlines(material, found),
         findings=groups,
@@ -269,6 +270,11 @@ def _bounds(measurement: Measurement) -> str:
     if measurement.low is None or measurement.high is None:
         return f"n\u00a0=\u00a0{number(measurement.n)}"
     return f"95 %: {number(measurement.low)} to {number(measurement.high)}, n\u00a0=\u00a0{number(measurement.n)}"
+
+
+def described(material: Material) -> tuple[str, str]:
+    """Short names of the model and of the data."""
+    return _described(material, "model"), _described(material, "data")
 
 
 def _described(material: Material, what: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,19 +10,6 @@ import pytest
 from convaudit.reports.build import StageTime, build_nightly, build_report
 
 ROOT = Path(__file__).resolve().parents[2]
-CHROME = ("chromium", "chromium-browser", "google-chrome")
-ARGUMENTS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-)
 SHOWN = """
 const bad = [];
 for (const image of document.querySelectorAll('img'))
@@ -40,24 +26,6 @@ const loads = [...document.querySelectorAll('image')].map(image => {
 });
 Promise.all(loads).then(found => arguments[0]([...bad, ...found.filter(Boolean)]));
 """
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    binary = next(filter(None, map(shutil.which, CHROME)), None)
-    driver = shutil.which("chromedriver")
-    if binary is None or driver is None:
-        pytest.skip("no chromium with chromedriver on this machine")
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for argument in (*ARGUMENTS, f"--user-data-dir={tmp_path_factory.mktemp('chrome')}"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    browser.set_script_timeout(60)
-    yield browser
-    browser.quit()
 
 
 @pytest.fixture(scope="module")

@@ -72,6 +72,9 @@ def run(tmp_path: Path) -> Path:
     (folder / "verdict.json").write_text(json.dumps(VERDICT))
     (folder / "timings.json").write_text(json.dumps(TIMINGS))
     (folder / "report.html").write_text("<!doctype html>")
+    (folder / "pages").mkdir()
+    for name in ("network.html", "index.html"):
+        (folder / "pages" / name).write_text(f"<!doctype html>{name}")
     return folder
 
 
@@ -104,7 +107,18 @@ def test_everything_a_run_says_is_published(run, config):
     assert stored.data.params["data"] == "Digits"
     assert stored.data.params["images"] == "100"
     pages = {"report.html", "nightly.html", "verdict.json", "junit.xml"}
-    assert artifacts == pages | {"config.yaml", "artifacts.json"}
+    assert artifacts == pages | {"config.yaml", "artifacts.json", "pages"}
+
+
+def test_the_pages_beside_the_report_lie_where_their_links_expect_them(run, config):
+    published = publish_run(run, config, "2024-02-29")
+    (folder,) = {path.parent for path in (run.parent / "mlartifacts").rglob("report.html")}
+    for path in (run / "pages").iterdir():
+        assert (folder / "pages" / path.name).read_bytes() == path.read_bytes()
+    index = json.loads((folder / "artifacts.json").read_text())["artifacts"]
+    assert [row["file"] for row in index][-2:] == ["pages/index.html", "pages/network.html"]
+    assert published is not None
+    assert 'href="pages/index.html"' in (run / "nightly.html").read_text()
 
 
 def test_the_pages_of_tonight_lie_in_the_run_even_when_nothing_is_published(run, config):
