@@ -25,6 +25,12 @@ _UNFOLLOWED = {
 }
 
 
+#: What takes no more from a value than its shape and type.
+_FILLED = frozenset({"zeros_like", "ones_like", "full_like", "empty_like"}) | frozenset(
+    {"new_zeros", "new_ones", "new_full", "new_empty"}
+)
+
+
 class UntraceableError(Exception):
     """A network whose computation cannot be written down; the text says why."""
 
@@ -80,12 +86,15 @@ class Graph:
         The node that the network returns.
     layers
         Node of each layer that was asked for.
+    constant
+        Layers that were asked for and do not depend on the input.
     """
 
     nodes: list[Node]
     values: list[Tensor]
     output: int
     layers: dict[str, int] = field(default_factory=dict)
+    constant: frozenset[str] = frozenset()
 
 
 def refs_in(arguments: Any) -> tuple[int, ...]:
@@ -101,7 +110,7 @@ def refs_in(arguments: Any) -> tuple[int, ...]:
     return tuple(found)
 
 
-def trace_graph(model: nn.Module, image: Tensor, layers: Collection[str] = ()) -> Graph:
+def trace_graph(model: nn.Module, image: Tensor, layers: Collection[str] = (), *, fixed_length: bool = False) -> Graph:
     """Run a network on one image and write down what it computes.
 
     Works for whatever the network is made of, since it looks at the operations that are carried out and not at the
@@ -115,6 +124,9 @@ def trace_graph(model: nn.Module, image: Tensor, layers: Collection[str] = ()) -
         ``(1, channel, *space)`` on the model's device.
     layers
         Layers whose node is to be noted.
+    fixed_length
+        Whether the graph is only looked at, and never computed again for another number of images: then layers may be
+        constant, and so is what is filled with one number in the shape of another value.
 
     Raises
     ------
@@ -128,25 +140,32 @@ def trace_graph(model: nn.Module, image: Tensor, layers: Collection[str] = ()) -
     places = {locate(name, modules): name for name in layers}
     noted: dict[str, int] = {}
     with torch.inference_mode(False):
-        recorder = _Recorder(image.clone())
+        recorder = _Recorder(image.clone(), fixed_length)
+
+    constant: set[str] = set()
 
     def visit(at: Seen) -> None:
-        noted[places[at.place]] = recorder.node_of(at.value, f"layer {places[at.place]!r}")
+        name = places[at.place]
+        if fixed_length and id(at.value) in recorder.own:
+            constant.add(name)
+        else:
+            noted[name] = recorder.node_of(at.value, f"layer {name!r}")
 
     # In inference mode operations stay together that are known by their parts.
     with torch.inference_mode(False), torch.no_grad(), watch(model, visit, places), recorder:
         output = model(recorder.values[0])
-    missing = sorted(set(layers) - set(noted))
+    missing = sorted(set(layers) - set(noted) - constant)
     if missing:
         raise StageError(f"layer {missing[0]!r} is not computed when the network runs; choose another layer")
     if not isinstance(output, Tensor):
         raise UntraceableError(f"the network returns {type(output).__name__}, not a tensor")
-    return Graph(recorder.nodes, recorder.values, recorder.node_of(output, "the output"), noted)
+    return Graph(recorder.nodes, recorder.values, recorder.node_of(output, "the output"), noted, frozenset(constant))
 
 
 class _Recorder(TorchDispatchMode):
-    def __init__(self, image: Tensor) -> None:
+    def __init__(self, image: Tensor, fixed_length: bool) -> None:
         super().__init__()
+        self.constant = _FILLED if fixed_length else frozenset()
         self.nodes = [Node("input", None, (), {}, None, tuple(image.shape))]
         self.values = [image]
         # Every tensor seen is kept, so that no two of them ever have the same id.
@@ -163,7 +182,7 @@ class _Recorder(TorchDispatchMode):
         del types
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
-        follows = bool(refs_in(self._referred((args, kwargs))))
+        follows = name not in self.constant and bool(refs_in(self._referred((args, kwargs))))
         for tag, reason in _UNFOLLOWED.items():
             if tag in func.tags and (follows or tag is torch.Tag.nondeterministic_seeded):
                 raise UntraceableError(f"the operation {name} {reason}")
@@ -238,10 +257,12 @@ def _pure(func: Any) -> Op:
     return getattr(packet, func._overloadname, None)
 
 
-def traced_or_reason(model: nn.Module, image: Tensor, layers: Collection[str] = ()) -> Graph | str:
+def traced_or_reason(
+    model: nn.Module, image: Tensor, layers: Collection[str] = (), *, fixed_length: bool = False
+) -> Graph | str:
     """`trace_graph`, or in words why the network cannot be traced."""
     try:
-        return trace_graph(model, image, layers)
+        return trace_graph(model, image, layers, fixed_length=fixed_length)
     except UntraceableError as error:
         return str(error)
     except StageError:

@@ -101,7 +101,7 @@ def reduced_dims(node: Node, n: int) -> tuple[int, ...]:
     return tuple(sorted(dim % n for dim in ((dims,) if isinstance(dims, int) else dims)))
 
 
-def spatial_axes(graph: Graph, n_space: int, cuts: bool = False) -> list[tuple[int, ...] | None]:
+def spatial_axes(graph: Graph, n_space: int) -> list[tuple[int, ...] | None]:
     """Which axes of each node's value run along the spatial axes of the input.
 
     Parameters
@@ -110,8 +110,6 @@ def spatial_axes(graph: Graph, n_space: int, cuts: bool = False) -> list[tuple[i
         Of one image.
     n_space
         Number of spatial axes of the input; they are its last ones.
-    cuts
-        Whether to follow space through strided slices of it, and through padding of channels.
 
     Returns
     -------
@@ -125,11 +123,11 @@ def spatial_axes(graph: Graph, n_space: int, cuts: bool = False) -> list[tuple[i
         refs = node.refs()
         known = [found[index] for index in refs]
         keeps = all(axes is not None for axes in known) and node.shape[:1] == (1,)
-        found.append(_axes(node, graph, [axes for axes in known if axes is not None], cuts) if keeps else None)
+        found.append(_axes(node, graph, [axes for axes in known if axes is not None]) if keeps else None)
     return found
 
 
-def _axes(node: Node, graph: Graph, known: list[tuple[int, ...]], cuts: bool) -> tuple[int, ...] | None:
+def _axes(node: Node, graph: Graph, known: list[tuple[int, ...]]) -> tuple[int, ...] | None:
     axes = known[0]
     shape = graph.nodes[node.refs()[0]].shape
     if node.name in VIEWS:
@@ -143,10 +141,9 @@ def _axes(node: Node, graph: Graph, known: list[tuple[int, ...]], cuts: bool) ->
         return axes
     if node.name in ("cat", "split", "split_with_sizes", "slice", "narrow", "chunk"):
         dim = int(arguments(node)["dim"]) % len(shape)
-        return axes if dim not in (0, *axes) or (cuts and dim in axes and node.name == "slice") else None
+        return axes if dim not in (0, *axes) else None
     if node.name == "constant_pad_nd":
-        padded = _padded(node, len(shape))
-        return axes if padded <= set(axes) or (cuts and 0 not in padded) else None
+        return axes if _padded(node, len(shape)) <= set(axes) else None
     if node.name in REDUCTIONS:
         dims = reduced_dims(node, len(shape))
         return axes if 0 not in dims and (not set(dims) & set(axes) or set(axes) <= set(dims)) else None
