@@ -35,8 +35,8 @@ class Tried:
         Whose it is; the layer is empty where there is one heatmap alone.
     state, verdict
         Outcome of parameter randomisation, as a state of `parts.html.j2` (empty for none) and as a word.
-    similarity
-        The rank correlation that decides.
+    similarity, ssim
+        The rank correlation that decides, and the structural similarity of the same heatmaps.
     spark, spark_alt
         Rank correlation by level as a path, and in words.
     deletion, insertion
@@ -54,6 +54,7 @@ class Tried:
     state: str
     verdict: str
     similarity: float | None
+    ssim: float | None
     spark: str
     spark_alt: str
     deletion: Curve
@@ -129,6 +130,7 @@ def _tried(method: str, layer: str, told: Mapping[str, Any], n: int) -> Tried:
         state=_STATES.get(told["randomisation"], ""),
         verdict=told["randomisation"],
         similarity=told.get("similarity"),
+        ssim=told.get("ssim"),
         spark=_line(told["levels"]),
         spark_alt="Rank correlation by level: " + ", ".join(figures.number(value) for value in told["levels"]),
         deletion=curves[0],
@@ -174,7 +176,8 @@ def _definitions(limit: float, regions: bool) -> tuple[tuple[str, str], ...]:
             "that the trained network gave. The chart shows how much of the ranking of positions remains (rank "
             "correlation of magnitudes, 1 at the left). A method passes when from a quarter of the layers on the mean "
             f"lies below {figures.short(limit)} with its 95 % bounds; one that fails shows the image, not what the "
-            "network has learned.",
+            "network has learned. SSIM, the structural similarity that the test's authors used as well, stands beside; "
+            "maps of little but zeros are alike by it whatever they show.",
         ),
         (
             "Deletion",
@@ -197,8 +200,9 @@ def _definitions(limit: float, regions: bool) -> tuple[tuple[str, str], ...]:
         words.append(
             (
                 "Pointing, inside, overlap",
-                "Share of images whose largest heatmap value lies in the box or mask; share of the evidence for the "
-                "class inside; intersection over union of the thresholded heatmap with the box or mask.",
+                "Share of images whose largest heatmap value lies in the box or mask, or within the tolerance beside "
+                "it (faithfulness.tolerance; 3 % of the longest axis unless set); share of the evidence for the class "
+                "inside; intersection over union of the thresholded heatmap with the box or mask.",
             )
         )
     return tuple(words)

@@ -86,15 +86,15 @@ def against_chance(difference: Mean, lower_is_better: bool) -> str:
     return "no different"
 
 
-def decisive(levels: Sequence[Mean]) -> Mean:
-    """The level of randomisation that a method is judged by: the most similar but for the first.
+def decisive(levels: Sequence[Mean]) -> int | None:
+    """The level of randomisation that a method is judged by: the most similar but for the first; None without any.
 
     adebayo2018 judges cascades by eye; this is the rule that we put in its place. With the layer of the logits alone
     random, a heatmap still knows the features, and loses no more than the class; from a quarter of all layers on
     nothing that the network has learned is left of its answer, and a heatmap that stays is not about the answer.
     """
-    counted = [level for level in (levels[1:] or levels) if level.n]
-    return max(counted, key=lambda level: abs(level.value)) if counted else mean_of(np.empty(0))
+    counted = [place for place, level in enumerate(levels) if level.n and (place or len(levels) == 1)]
+    return max(counted, key=lambda place: abs(levels[place].value)) if counted else None
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Judged:
         Array path inside the leaf of `attributions`.
     means
         By quantity: deletion, insertion, chance_deletion, chance_insertion, gain_deletion, gain_insertion (minus
-        chance), similarity, sensitivity, pointing, inside, overlap.
+        chance), similarity, ssim, sensitivity, pointing, inside, overlap.
     levels
         Rank correlation at each level of randomisation.
     verdict
@@ -155,7 +155,10 @@ def judge(
         means |= {way: mean_of(own), f"chance_{way}": mean_of(chance), f"gain_{way}": mean_of(own - chance)}
     used = len(rows["level_modules"])
     levels = tuple(mean_of(rows["randomisation"][:, place, level]) for level in range(used))
-    means["similarity"] = decisive(levels)
+    level = decisive(levels)
+    nothing = mean_of(np.empty(0))
+    means["similarity"] = nothing if level is None else levels[level]
+    means["ssim"] = nothing if level is None else mean_of(rows["ssim"][:, place, level])
     means |= {name: mean_of(rows[name][:, place]) for name in ("sensitivity", "pointing", "inside", "overlap")}
     images: tuple[int, ...] = ()
     if levels:
@@ -186,11 +189,19 @@ _MEANINGS: dict[str, tuple[Direction, str]] = {
         "Spearman's rank correlation of the magnitudes of the heatmap with those under random weights, for the class "
         "that the trained network gave; mean over images, at the most similar level from a quarter of the layers on.",
     ),
+    "ssim": (
+        "lower",
+        "Structural similarity (SSIM) of the same heatmaps at the same level; mean over images. Maps of little but "
+        "zeros are alike by it whatever they show: the rank correlation decides.",
+    ),
     "sensitivity": (
         "lower",
         "Largest relative change of the heatmap (Euclidean) under a few draws of small noise; mean over images.",
     ),
-    "pointing": ("higher", "Share of images whose largest heatmap value lies in their box or mask."),
+    "pointing": (
+        "higher",
+        "Share of images whose largest heatmap value lies in their box or mask, or within the tolerance beside it.",
+    ),
     "inside": ("higher", "Share of the evidence for the target that lies in the box or mask; mean over images."),
     "overlap": ("higher", "Intersection over union of Otsu's mask of the heatmap with the box or mask; mean."),
 }

@@ -19,7 +19,8 @@ from .chance import GRAINS, random_heatmap
 from .curves import curve, probability, ranked, step_counts
 from .noise import relative_change, uniform_noise
 from .randomisation import cascade, drawable_modules, rank_correlation
-from .regions import inside_share, otsu_mask, overlap, pointing
+from .regions import inside_share, otsu_mask, overlap, pointing, pointing_tolerance
+from .ssim import structural_similarity
 
 if TYPE_CHECKING:
     from ..network.batch import Batch
@@ -41,6 +42,7 @@ class Protocol:
     similar: float
     samples: int
     noise: float
+    tolerance: int | None
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,7 @@ def _made_again(trial: Trial, maps: Mapping[str, np.ndarray], rows: np.ndarray, 
     levels = cascade(modules, protocol.levels)
     found = {
         "randomisation": np.full((*shape, protocol.levels), np.nan, np.float32),
+        "ssim": np.full((*shape, protocol.levels), np.nan, np.float32),
         "sensitivity": np.full(shape, np.nan, np.float32),
         "level_modules": np.array([len(names) for names in levels], np.int64),
         "level_last": np.array([names[-1] for names in levels], str),
@@ -171,19 +174,23 @@ def _made_again(trial: Trial, maps: Mapping[str, np.ndarray], rows: np.ndarray, 
         part = replace(trial, batch=trial.batch.only(rows))
         some = {path: heatmap[rows] for path, heatmap in maps.items()}
         seed = stable_seed(trial.subject.seed, str(draw), "faithfulness draw")
-        found["randomisation"][rows, :, : len(levels)] = _randomised(part, some, levels, seed)
+        for name, values in _randomised(part, some, levels, seed).items():
+            found[name][rows, :, : len(levels)] = values
         found["sensitivity"][rows] = _disturbed(part, some)
     return found
 
 
 def _randomised(
     trial: Trial, maps: Mapping[str, np.ndarray], levels: Sequence[tuple[str, ...]], seed: int
-) -> np.ndarray:
-    found = np.full((len(trial.batch), len(maps), len(levels)), np.nan)
+) -> dict[str, np.ndarray]:
+    shape = (len(trial.batch), len(maps), len(levels))
+    ways = {"randomisation": rank_correlation, "ssim": structural_similarity}
+    found = {name: np.full(shape, np.nan) for name in ways}
     for level, names in enumerate(levels):
         other = trial.maps(trial.batch.under(Randomise(names, seed), trial.method.asks(trial.subject)))
-        for place, path in enumerate(maps):
-            found[:, place, level] = rank_correlation(maps[path], other[path])
+        for name, similarity in ways.items():
+            for place, path in enumerate(maps):
+                found[name][:, place, level] = similarity(maps[path], other[path])
     return found
 
 
@@ -206,6 +213,7 @@ def _against_regions(trial: Trial, large: Mapping[str, np.ndarray]) -> dict[str,
         name: np.full((len(trial.batch), len(large)), np.nan, np.float32) for name in ("pointing", "inside", "overlap")
     }
     region_share = np.full(len(trial.batch), np.nan, np.float32)
+    tolerance = pointing_tolerance(trial.protocol.tolerance, trial.subject.input_shape[1:])
     for row, region in enumerate(() if regions is None else regions):
         if not region.any():
             continue
@@ -213,7 +221,7 @@ def _against_regions(trial: Trial, large: Mapping[str, np.ndarray]) -> dict[str,
         for place, heatmaps in enumerate(large.values()):
             if not np.isfinite(heatmaps[row]).all():
                 continue  # as for the curves: no number, instead of one for the part that is known
-            rows["pointing"][row, place] = pointing(heatmaps[row], region)
+            rows["pointing"][row, place] = pointing(heatmaps[row], region, tolerance)
             rows["inside"][row, place] = inside_share(heatmaps[row], region)
             rows["overlap"][row, place] = overlap(otsu_mask(heatmaps[row]), region)
     return rows | {"region": region_share}

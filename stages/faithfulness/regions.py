@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Bool, Float
 
 _BINS = 256
+_USUAL_TOLERANCE = 15 / 500
 
 
 def otsu_threshold(values: Float[np.ndarray, "*space"]) -> float:
@@ -84,15 +87,37 @@ def outline(mask: Bool[np.ndarray, "*space"]) -> Bool[np.ndarray, "*space"]:
     return mask & ~inside
 
 
-def pointing(heatmap: Float[np.ndarray, "*space"], region: Bool[np.ndarray, "*space"]) -> float:
-    """Whether the largest value lies in a region: 1 or 0 (zhang2018), the first of several equals deciding.
+def pointing_tolerance(tolerance: int | None, space: Sequence[int]) -> int:
+    """How far beside a region a heatmap may point, in pixels of the input.
 
-    There is no tolerance around the region, other than the paper's 15 pixels. NaN where the region is empty or the
-    heatmap is the same everywhere, and so points nowhere.
+    None stands for the 15 pixels of zhang2018, whose photographs are 500 pixels long, at the size of the input: 3 % of
+    its longest axis, rounded.
+    """
+    return round(_USUAL_TOLERANCE * max(space)) if tolerance is None else tolerance
+
+
+def pointing(heatmap: Float[np.ndarray, "*space"], region: Bool[np.ndarray, "*space"], tolerance: int = 0) -> float:
+    """Whether the largest value lies in a region or near it: 1 or 0 (zhang2018).
+
+    Parameters
+    ----------
+    heatmap
+        One heatmap; the first of several equally large values decides.
+    region
+        Where the object lies.
+    tolerance
+        Largest Euclidean distance to the nearest position of the region that still counts, in positions.
+
+    Returns
+    -------
+    float
+        NaN where the region is empty or the heatmap is the same everywhere, and so points nowhere.
     """
     if not region.any() or not np.isfinite(heatmap).all() or heatmap.max() == heatmap.min():
         return float("nan")
-    return float(region.ravel()[np.argmax(heatmap)])
+    place = np.unravel_index(np.argmax(heatmap), heatmap.shape)
+    near = ((np.argwhere(region) - np.array(place)) ** 2).sum(axis=1).min()
+    return float(near <= tolerance**2)
 
 
 def inside_share(heatmap: Float[np.ndarray, "*space"], region: Bool[np.ndarray, "*space"]) -> float:

@@ -51,6 +51,10 @@ RANDOMISATION = ArraySpec(
     "randomisation", ("sample", "map", "level"), "float32", "1",
     "Rank correlation of the heatmap's magnitudes with those under random weights; later levels, more of them random.",
 )  # fmt: skip
+SSIM = ArraySpec(
+    "ssim", ("sample", "map", "level"), "float32", "1",
+    "Structural similarity of the same magnitudes, as shares of their largest.",
+)  # fmt: skip
 SENSITIVITY = ArraySpec(
     "sensitivity", ("sample", "map"), "float32", "1",
     "Largest relative change of the heatmap under a few draws of small noise.",
@@ -63,7 +67,7 @@ POINTING = ArraySpec(
     ("sample", "map"),
     "float32",
     "1",
-    "1 where the largest value of the heatmap lies in the box or mask, else 0.",
+    "1 where the largest value of the heatmap lies in the box or mask or within the tolerance beside it, else 0.",
 )
 INSIDE = ArraySpec(
     "inside", ("sample", "map"), "float32", "1", "Share of the evidence for the target that lies in the box or mask."
@@ -71,7 +75,6 @@ INSIDE = ArraySpec(
 OVERLAP = ArraySpec(
     "overlap", ("sample", "map"), "float32", "1", "Intersection over union of Otsu's mask and the box or mask."
 )
-_BY_MAP = (DELETION, INSERTION, RANDOMISATION, SENSITIVITY, POINTING, INSIDE, OVERLAP)
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,8 @@ class Faithfulness(Stage):
         Draws of noise per image; 0 leaves them out.
     noise
         Largest noise, as a share of the distance between an image's smallest and largest value.
+    tolerance
+        How far beside a box or mask a heatmap may point, in pixels of the input; None: 3 % of its longest axis.
     """
 
     methods: Mapping[str, Any]
@@ -111,6 +116,7 @@ class Faithfulness(Stage):
     similar: float = 0.5
     samples: int = 4
     noise: float = 0.02
+    tolerance: int | None = None
 
     name: ClassVar[str] = "faithfulness"
 
@@ -121,6 +127,8 @@ class Faithfulness(Stage):
         for key, least in (("images", 1), ("steps", 2), ("levels", 0), ("samples", 0)):
             if getattr(self, key) < least:
                 raise ConfigError(f"faithfulness.{key}: expected {least} or more, got {getattr(self, key)}")
+        if self.tolerance is not None and self.tolerance < 0:
+            raise ConfigError(f"faithfulness.tolerance: expected 0 or more pixels, got {self.tolerance}")
         for key in ("blur", "similar", "noise"):
             if not 0 < getattr(self, key) <= 1:
                 raise ConfigError(f"faithfulness.{key}: expected above 0, at most 1, got {getattr(self, key)}")
@@ -141,8 +149,8 @@ class FaithfulnessLeaf(Leaf):
 
     sweeps: ClassVar[bool] = True
     documents: ClassVar[tuple[ArraySpec, ...]] = (
-        IMAGE, TARGET, SHARE, DELETION, INSERTION, CHANCE_DELETION, CHANCE_INSERTION, RANDOMISATION, SENSITIVITY,
-        REGION, POINTING, INSIDE, OVERLAP,
+        IMAGE, TARGET, SHARE, DELETION, INSERTION, CHANCE_DELETION, CHANCE_INSERTION, RANDOMISATION, SSIM,
+        SENSITIVITY, REGION, POINTING, INSIDE, OVERLAP,
     )  # fmt: skip
 
     @property

@@ -48,4 +48,7 @@ def one_line(notes: Mapping[str, Any], path: str | None = None) -> str:
 def _randomisation(row: Mapping[str, Any]) -> str:
     similarity = row.get("similarity")
     said = _RANDOMISATION[row.get("randomisation", "not measured")]
-    return said if similarity is None else f"{said} (rank correlation {similarity:.2f})"
+    if similarity is None:
+        return said
+    ssim = row.get("ssim")
+    return f"{said} (rank correlation {similarity:.2f}" + ("" if ssim is None else f", SSIM {ssim:.2f}") + ")"

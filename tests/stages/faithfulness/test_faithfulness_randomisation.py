@@ -95,9 +95,12 @@ def test_the_verdict_needs_its_bounds_on_one_side(value, half, n, want):
 
 def test_the_layer_of_the_logits_alone_does_not_decide():
     levels = [Mean(value, value, value, 9) for value in (0.9, 0.2, -0.4, 0.1)]
-    assert decisive(levels).value == -0.4
-    assert decisive(levels[:1]).value == 0.9
-    assert decisive([]).n == 0
+    assert decisive(levels) == 2
+    assert decisive(levels[:1]) == 0
+    assert decisive([]) is None
+    unmeasured = Mean(float("nan"), None, None, 0)
+    assert decisive([levels[0], unmeasured]) is None
+    assert decisive([levels[0], unmeasured, levels[3]]) == 2
 
 
 def test_chance_is_beaten_by_bounds_alone():

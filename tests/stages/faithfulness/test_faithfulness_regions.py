@@ -12,6 +12,7 @@ from convaudit.stages.faithfulness.regions import (
     outline,
     overlap,
     pointing,
+    pointing_tolerance,
     top_share_mask,
 )
 
@@ -85,6 +86,26 @@ def test_pointing_inside_and_overlap_by_hand():
     assert inside_share(heatmap, region) == pytest.approx(3 / 4)
     assert overlap(heatmap > 0, region) == pytest.approx(2 / 4)
     assert overlap(region, region) == 1
+
+
+@pytest.mark.parametrize("shape", [(9, 14), (23,)])
+@pytest.mark.parametrize("tolerance", [0, 1, 2, 5])
+def test_pointing_beside_a_region_counts_within_a_circle(shape, tolerance):
+    generator = np.random.default_rng(3)
+    for _ in range(20):
+        heatmap, region = generator.standard_normal(shape), generator.random(shape) < 0.03
+        region.flat[generator.integers(region.size)] = True
+        place = max(np.ndindex(*shape), key=lambda at: heatmap[at])
+        near = any(
+            region[at] and sum((a - b) ** 2 for a, b in zip(at, place, strict=True)) <= tolerance**2
+            for at in np.ndindex(*shape)
+        )
+        assert pointing(heatmap, region, tolerance) == near
+
+
+def test_the_usual_tolerance_goes_with_the_input():
+    assert [pointing_tolerance(None, space) for space in ((500, 333), (224, 224), (32, 32), (10,))] == [15, 7, 1, 0]
+    assert pointing_tolerance(15, (32, 32)) == 15
 
 
 def test_what_cannot_be_said_is_not_a_number():

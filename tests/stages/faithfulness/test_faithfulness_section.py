@@ -78,10 +78,20 @@ def test_the_chart_starts_at_one_and_breaks_where_nothing_was_measured():
 
 
 def test_the_page_says_it_in_words_and_escapes_names():
-    store = stored({"guided": notes(heatmap=told("fails", 0.8, pointing=0.75, inside=0.5, overlap=0.25))})
+    store = stored({"guided": notes(heatmap=told("fails", 0.8, ssim=0.55, pointing=0.75, inside=0.5, overlap=0.25))})
     page = build_report(store, {"stages": ["faithfulness"]}, ReportOptions())
     section = re.search(r'<section id="faithfulness".*?</section>', page, re.DOTALL).group()
-    for text in ("guided", "fails", "0.8", "chance 0.3", "better than chance", "Pointing", "0.75", "conv&lt;1&gt;"):
+    for text in (
+        "guided",
+        "fails",
+        "0.8",
+        "chance 0.3",
+        "better than chance",
+        "SSIM 0.55",
+        "Pointing",
+        "0.75",
+        "conv&lt;1&gt;",
+    ):
         assert text in section
     assert "Random weights" in section
 
@@ -90,13 +100,14 @@ def test_one_line_says_whether_to_believe_a_heatmap():
     found = notes(
         **{
             "early/heatmap": told("fails", 0.81),
-            "late/heatmap": told("passes", pointing=0.75, overlap=0.25),
+            "late/heatmap": told("passes", ssim=0.234, pointing=0.75, overlap=0.25),
         }
     )
     assert one_line(found, "early/heatmap") == (
         "FAILS parameter randomisation: it shows much the same with random weights (rank correlation 0.81); "
         "deletion 0.20 (chance 0.30, lower is better); insertion 0.70 (chance 0.40, higher is better)"
     )
+    assert "(rank correlation 0.10, SSIM 0.23)" in one_line(found, "late/heatmap")
     assert one_line(found, "late/heatmap").endswith("; points into the region in 75%; overlap with the region 0.25")
     assert one_line(found) == one_line(found, "unknown") == one_line(found, "early/heatmap")
     assert one_line({}) == "not tested for faithfulness"

@@ -110,12 +110,14 @@ def test_a_heatmap_without_a_network_fails_and_a_gradient_passes(net):
     summary, _, leaf = _run(_stage(Edges()), net)
     assert summary.notes["randomisation"] == "fails"
     assert values_of(summary)["faithfulness/tried/similarity"] == pytest.approx(1)
+    assert values_of(summary)["faithfulness/tried/ssim"] == pytest.approx(1)
     finding = codes_of(summary)["faithfulness/fails-randomisation"]
     assert finding.severity == "warning"
     assert "1.00 on average over 12 images" in finding.detail
     assert one_line(summary.notes, "heatmap").startswith("FAILS parameter randomisation")
     summary, _, _ = _run(_stage(Saliency()), net)
     assert summary.notes["randomisation"] == "passes"
+    assert 0 < values_of(summary)["faithfulness/tried/ssim"] < 0.9
     assert "faithfulness/fails-randomisation" not in codes_of(summary)
     assert one_line(summary.notes, "heatmap").startswith("passes parameter randomisation")
     assert json.dumps(summary.attributes(), allow_nan=False)
@@ -228,6 +230,10 @@ def test_regions_are_compared_where_there_are_some():
         assert np.isfinite(stored[f"faithfulness/tried/{name}"]).sum() == 6
         assert f"faithfulness/tried/{name}" in values_of(summary)
     assert np.nanmean(stored["faithfulness/tried/region"]) == pytest.approx(35 / 108)
+    anywhere, _, _ = _run(_stage(Saliency(), tolerance=99), regions=regions)
+    assert values_of(anywhere)["faithfulness/tried/pointing"] == 1
+    exactly, _, _ = _run(_stage(Saliency(), tolerance=0), regions=np.roll(regions, 4, axis=1) & ~regions)
+    assert values_of(exactly)["faithfulness/tried/pointing"] < 1
     without, _, _ = _run(_stage(Saliency()))
     assert "faithfulness/tried/pointing" not in values_of(without)
     assert "points into the region" in one_line(summary.notes)
@@ -275,7 +281,8 @@ def test_where_few_are_wrong_the_right_ones_fill_up():
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("images", 0), ("steps", 1), ("levels", -1), ("samples", -1), ("noise", 0), ("similar", 1.5)]
+    ("key", "value"),
+    [("images", 0), ("steps", 1), ("levels", -1), ("samples", -1), ("noise", 0), ("similar", 1.5), ("tolerance", -1)],
 )
 def test_settings_out_of_range_are_refused(key, value):
     with pytest.raises(ConfigError, match=f"faithfulness.{key}: expected"):
