@@ -71,6 +71,7 @@ def notes(audit: Audit, text: Mapping[str, Any]) -> dict[str, Any]:
         "first": audit.layers[0].layer.name,
         "parameters": text["parameters"],
         "simulations": audit.limits.simulations,
+        "limits": {"near_zero": audit.limits.near_zero, "duplicate": audit.limits.duplicate},
     }
     if text["parameters"] != listed:
         found["parameters_outside_of_listed_layers"] = text["parameters"] - listed

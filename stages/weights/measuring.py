@@ -20,7 +20,7 @@ from .duplicates import twins
 from .kernels import filters_of, norms_of
 from .magnitude import is_near_zero
 from .moran import filter_p_values, is_judgeable, long_axes, morans_i
-from .neighbourhood import Outgoing, scale_and_shift
+from .neighbourhood import Outgoing, bias_of, centre_and_spread, scale_and_shift
 from .slices import fitted, padded, strongest
 from .spectrum import spectrum
 from .table import module_name, parameter_count, table
@@ -96,6 +96,9 @@ def measure_network(model: nn.Module, layers: Sequence[LayerSpec], shape: Sequen
             of, n = known.get(layer.name, Lineage()), layer.shape[0]
             norm = model.get_submodule(module_name(of.norm)) if of.norm else None
             gamma, beta = scale_and_shift(norm, n)
+            centre, spread = centre_and_spread(norm, n)
             found |= {f"gamma/{layer.name}": gamma, f"beta/{layer.name}": beta}
+            found |= {f"centre/{layer.name}": centre, f"spread/{layer.name}": spread}
+            found[f"bias/{layer.name}"] = bias_of(model.get_submodule(module_name(layer.name)), n)
             found[f"outgoing/{layer.name}"] = outgoing.of(of, n)
     return found | {"text": np.frombuffer(json.dumps(text).encode(), np.uint8)}

@@ -18,6 +18,21 @@ def scale_and_shift(
     return _vector(getattr(module, "weight", None), channels), _vector(getattr(module, "bias", None), channels)
 
 
+def bias_of(module: nn.Module, channels: int) -> Float[np.ndarray, " channel"]:
+    """Bias of a convolution per channel; 0 where it has none."""
+    return np.zeros(channels) if getattr(module, "bias", None) is None else _vector(module.bias, channels)
+
+
+def centre_and_spread(
+    module: nn.Module | None, channels: int
+) -> tuple[Float[np.ndarray, " channel"], Float[np.ndarray, " channel"]]:
+    """Mean that a norm has stored and standard deviation that it divides by, per channel; NaN where there is none."""
+    variance = _vector(getattr(module, "running_var", None), channels)
+    return _vector(getattr(module, "running_mean", None), channels), np.sqrt(
+        variance + float(getattr(module, "eps", 0))
+    )
+
+
 def _vector(value: object, channels: int) -> Float[np.ndarray, " channel"]:
     if isinstance(value, Tensor) and value.numel() == channels:
         return value.detach().double().cpu().numpy().reshape(-1)

@@ -33,12 +33,19 @@ LAYERED = (
     ArraySpec("{layer}/planes", CHANNEL, "int32", "planes", "How many planes that average rests on."),
     ArraySpec("{layer}/p", CHANNEL, "float64", "1", "Share of simulated filters that are as smooth, or smoother."),
     ArraySpec("{layer}/q", CHANNEL, "float64", "1", "False discovery rate at which the filter is called smooth."),
+    ArraySpec("{layer}/bias", CHANNEL, "float64", "1", "Bias of the convolution; 0 where it has none."),
     ArraySpec("{layer}/gamma", CHANNEL, "float64", "1", "Scale of the norm that follows; NaN where there is none."),
     ArraySpec("{layer}/beta", CHANNEL, "float64", "1", "Shift of the norm that follows; NaN where there is none."),
+    ArraySpec("{layer}/centre", CHANNEL, "float64", "1", "Mean that this norm has stored; NaN where there is none."),
+    ArraySpec(
+        "{layer}/spread", CHANNEL, "float64", "1", "Standard deviation that it divides by; NaN where there is none."
+    ),
     ArraySpec(
         "{layer}/outgoing", CHANNEL, "float64", "weight", "Norm of all weights that read the channel; NaN for unknown."
     ),
 )
+#: What stands in front of and behind each channel; measured on the network as a whole.
+OF_CHANNEL = ("bias", "gamma", "beta", "centre", "spread", "outgoing")
 FILTER = ArraySpec(
     "{layer}/filter",
     ("channel", "plane", "*space"),
@@ -164,7 +171,7 @@ class Weights(SoleLeaf):
         whole, *each = partials
         layers = convolutions(subject.layers)
         joined = [
-            {**seen, **{key: whole[f"{key}/{layer.name}"] for key in ("gamma", "beta", "outgoing")}}
+            {**seen, **{key: whole[f"{key}/{layer.name}"] for key in OF_CHANNEL}}
             for layer, seen in zip(layers, each, strict=True)
         ]
         audit = Audit(
@@ -179,7 +186,7 @@ class Weights(SoleLeaf):
 
 
 def _stored(judged: LayerAudit, seen: Partial) -> dict[str, np.ndarray]:
-    same = {key: seen[key] for key in ("norm", "twin", "cosine", "moran", "planes", "p", "gamma", "beta", "outgoing")}
+    same = {key: seen[key] for key in ("norm", "twin", "cosine", "moran", "planes", "p", *OF_CHANNEL)}
     shown = {key: seen[key] for key in ("filter", "slice", "slice_of") if key in seen}
     return same | shown | {"near_zero": judged.near_zero, "q": judged.smoothness.q}
 
