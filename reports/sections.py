@@ -27,6 +27,7 @@ ORDER = (
     "gaze",
     "neighbors",
     "embeddings",
+    "weights",
     "filters",
     "ablation",
     "activations",
