@@ -131,7 +131,9 @@ def build_report(store: Store, config: Mapping[str, Any], options: ReportOptions
     material = Material(store, config, Limits(options.rows, options.pictures))
     budgets = {name: 1024 * size for name, size in options.budget_kb.items()}
     report = sections.assemble(material, budgets, 1024 * options.default_budget_kb)
-    return _render("report.html.j2", pages=appendix.links(material), **sections.as_context(report))
+    links = appendix.links(material)
+    walk = any(link.name == "network" for link in links)
+    return _render("report.html.j2", pages=links, **sections.as_context(report, walk=walk))
 
 
 def build_pages(store: Store, config: Mapping[str, Any], options: ReportOptions | None = None) -> dict[str, str]:
@@ -252,6 +254,7 @@ def _environment() -> Environment:
     environment.filters["num"] = figures.number
     environment.filters["stage_template"] = _stage_template
     environment.filters["page_template"] = "{}_page.html.j2".format
+    environment.filters["layer_template"] = "{}_layer.html.j2".format
     environment.globals["stylesheet"] = Markup((_ROOT / "static" / "report.css").read_text(encoding="utf-8"))
     environment.globals["sorter"] = Markup((_ROOT / "static" / "sort.js").read_text(encoding="utf-8"))
     return environment

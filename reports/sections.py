@@ -12,8 +12,9 @@ from types import ModuleType
 from typing import Any
 
 from ..stages.specs import Finding, Measurement
-from . import findings, views
+from . import attention, findings, views
 from .album import Album
+from .attention import LayerNews
 from .figures import number, with_unit
 from .material import Material
 from .views import provenance, verdicts
@@ -34,6 +35,8 @@ ORDER = (
     "features",
     "thumbnails",
 )
+#: Stages that look inside the network; the way into the walk stands before the first of them.
+NETWORK = ("weights", "receptive_fields", "filters", "ablation", "patches", "feature_maps", "activations")
 _FRAME = ("verdicts", "provenance")
 #: Notes that say nothing beyond what the section shows anyway.
 _NO_REMARK = ("n", "status", "unit")
@@ -117,6 +120,7 @@ class Report:
     sections: tuple[Section, ...]
     provenance: provenance.ProvenanceView
     album: Album
+    attention: tuple[LayerNews, ...]
 
 
 def assemble(material: Material, budgets: Mapping[str, int], default_budget: int) -> Report:
@@ -151,6 +155,7 @@ def assemble(material: Material, budgets: Mapping[str, int], default_budget: int
         sections=sections,
         provenance=provenance.view(material, sorted(known - set(nouns)), trimmed if len(found) > len(shown) else ()),
         album=album,
+        attention=attention.news(material),
     )
 
 
@@ -291,6 +296,7 @@ def _described(material: Material, what: str) -> str:
     return str(target).rpartition(".")[2] if target else what
 
 
-def as_context(report: Report) -> dict[str, Any]:
-    """What the page's template is given."""
-    return {"report": report, "symbols": report.album.symbols}
+def as_context(report: Report, *, walk: bool) -> dict[str, Any]:
+    """What the page's template is given; `walk` says whether there is a walk to lead to."""
+    inside = next((section.noun for section in report.sections if walk and section.noun in NETWORK), "")
+    return {"report": report, "symbols": report.album.symbols, "network_before": inside}

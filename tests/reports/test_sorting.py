@@ -71,10 +71,8 @@ def expected(column, descending, start=None):
             return float(row[2])
         return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", row[column].lower())]
 
-    if descending:  # reversed twice, since a reversed sort has to keep the order of equals, too
-        known = sorted(reversed(known), key=key)[::-1]
-    else:
-        known = sorted(known, key=key)
+    # Reversed twice, since a descending sort has to keep the order of equals, too.
+    known = sorted(reversed(known), key=key)[::-1] if descending else sorted(known, key=key)
     return known + [row for row in rows if row[column] in ("", "nan")]
 
 
