@@ -8,7 +8,7 @@ tasks over workers, writes arrays and seals; a leaf only computes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 #: What one task hands on to `Leaf.finish`: named arrays, so that it can be kept on disk without pickling.
 Partial = Mapping[str, np.ndarray]
+
+#: Called with a layer, its output ``(image, channel, *space)``, and which images count; see `Leaf.observe`.
+Observe = Callable[["LayerSpec", "torch.Tensor", "torch.Tensor"], Any]
 
 
 @dataclass(frozen=True)
@@ -316,6 +319,20 @@ class Leaf(ABC):
         What it returns is ``batch.observed(self.name, layer.name)``. `valid` marks the images that count.
         """
         raise StageError(f"{self.name}: asks to observe {layer.name} but has no observe()")
+
+    def observer(self, subject: Subject, so_far: Partial | None) -> Observe:
+        """Who looks at the layers of the next batch; `observe`, unless told otherwise.
+
+        Parameters
+        ----------
+        subject
+            What is audited.
+        so_far
+            What the batches of the task before this one have come to; None for the first. It may spare work, and must
+            not change what the task comes to in the end.
+        """
+        del subject, so_far
+        return self.observe
 
     def process(self, batch: Batch, task: Task, subject: Subject) -> Result:
         """Work on one batch of a task's images."""

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 _CACHED_BYTES = 1 << 20
+
+
+#: What may be measured beside the largest value and the mean, which always are.
+OPTIONAL = ("variance", "min", "mean_abs", "saturated", "sparsity")
 
 
 class ChannelValues(NamedTuple):
@@ -17,30 +22,30 @@ class ChannelValues(NamedTuple):
 
     Parameters
     ----------
-    peak, low
-        Largest and smallest value of each channel in each image. Shape ``(image, channel)``.
-    mean, variance, mean_abs
-        Over the positions of each image; the variance divides by the number of positions.
-    saturated
-        Share of positions at the layer's upper limit; NaN where it has none.
-    entrant
-        Images with the largest peaks, best first, as rows of the batch. Shape ``(rank, channel)``.
+    peak, mean
+        Largest value and mean of each channel in each image. Shape ``(image, channel)``.
+    more
+        What else is wanted, by name, of the same shape, over the positions of each image: ``variance`` (divided by the
+        number of positions), ``min``, ``mean_abs``, ``saturated`` (share of positions at the layer's upper limit; NaN
+        where it has none), ``sparsity`` (share of positions that are zero or below).
     position
-        Where in the entrant the peak lies: first position, in row-major order, over the flattened space.
+        Where the peak lies: first position, in row-major order, over the flattened space; -1 where the image cannot
+        be among the best. Shape ``(image, channel)``.
     """
 
     peak: Tensor
-    low: Tensor
     mean: Tensor
-    variance: Tensor
-    mean_abs: Tensor
-    saturated: Tensor
-    entrant: Tensor
+    more: Mapping[str, Tensor]
     position: Tensor
 
 
 def channel_values(
-    activation: Float[Tensor, "image channel *space"], valid: Tensor, upper: float | None, top: int
+    activation: Float[Tensor, "image channel *space"],
+    valid: Tensor,
+    upper: float | None,
+    top: int,
+    wanted: Collection[str] = OPTIONAL,
+    bar: Float[Tensor, " channel"] | None = None,
 ) -> ChannelValues:
     """Everything that is asked of one layer's output.
 
@@ -49,18 +54,25 @@ def channel_values(
     activation
         Output of the layer; not kept, not written to.
     valid
-        Images that may be entrants. Shape ``(image,)``.
+        Images that may be among the best. Shape ``(image,)``.
     upper
         Value at which the layer saturates.
     top
-        Entrants per channel, at most the images of the batch.
+        How many images are best.
+    wanted
+        Which of `OPTIONAL` to measure. Without the variance the last bits of the mean differ.
+    bar
+        Value below which no image is among the best; None where none is known.
     """
     planes = as_planes(activation.detach())
-    groups = [_reduced(group, upper) for group in planes.split(_group(planes))]
-    line, low, mean, variance, mean_abs, saturated = (torch.cat(parts) for parts in zip(*groups, strict=True))
-    peak = line.amax(1)
-    entrant = entrants(peak, valid, top)
-    return ChannelValues(peak, low, mean, variance, mean_abs, saturated, entrant, peak_positions(planes, line, entrant))
+    groups = [_reduced(group, upper, wanted) for group in planes.split(_group(planes))]
+    line = torch.cat([group[0] for group in groups])
+    peak, (mean, *more) = line.amax(1), (torch.cat(parts) for parts in zip(*(g[1] for g in groups), strict=True))
+    position = torch.full_like(peak, -1, dtype=torch.int64)
+    image, channel = entering(peak, valid, top, bar).nonzero(as_tuple=True)
+    position[image, channel] = peak_positions(planes, line, image, channel)
+    kept = [name for name in OPTIONAL if name in wanted]
+    return ChannelValues(peak, mean, dict(zip(kept, more, strict=True)), position)
 
 
 def _group(planes: Tensor) -> int:
@@ -70,12 +82,25 @@ def _group(planes: Tensor) -> int:
     return max(1, _CACHED_BYTES // max(1, planes[:1].numel() * planes.element_size()))
 
 
-def _reduced(planes: Float[Tensor, "image channel line step"], upper: float | None) -> tuple[Tensor, ...]:
-    """Line maxima, minimum, mean, variance, mean magnitude and saturated share of each channel in each image."""
-    line, low = line_maxima(planes), line_minima(planes).amin(1)
-    mean, variance = moments(planes)
-    saturated = torch.full_like(mean, torch.nan) if upper is None else share_at(planes, upper)
-    return line, low, mean, variance, mean_magnitude(planes, low, mean), saturated
+def _reduced(
+    planes: Float[Tensor, "image channel line step"], upper: float | None, wanted: Collection[str]
+) -> tuple[Tensor, list[Tensor]]:
+    """Line maxima, then the mean and what is wanted of `OPTIONAL`, in that order, of each channel in each image."""
+    line = line_maxima(planes)
+    found: dict[str, Tensor] = {}
+    if "variance" in wanted:
+        mean, found["variance"] = moments(planes)
+    else:
+        mean = means(planes)
+    if "min" in wanted or "mean_abs" in wanted:
+        found["min"] = line_minima(planes).amin(1)
+    if "mean_abs" in wanted:
+        found["mean_abs"] = mean_magnitude(planes, found["min"], mean)
+    if "saturated" in wanted:
+        found["saturated"] = torch.full_like(mean, torch.nan) if upper is None else share_at(planes, upper)
+    if "sparsity" in wanted:
+        found["sparsity"] = share_silent(planes)
+    return line, [mean, *(found[name] for name in OPTIONAL if name in wanted)]
 
 
 def as_planes(activation: Float[Tensor, "image channel *space"]) -> Float[Tensor, "image channel line step"]:
@@ -115,6 +140,13 @@ def moments(
     return torch.stack([pair[0] for pair in pairs]), torch.stack([pair[1] for pair in pairs])
 
 
+def means(planes: Float[Tensor, "image channel line step"]) -> Float[Tensor, "image channel"]:
+    """Mean of each channel in each image; half the work of `moments`."""
+    if _channels_lie_last(planes):
+        return planes.permute(0, 2, 3, 1).flatten(1, 2).mean(1)
+    return planes.float().mean((2, 3)) if planes.device.type != "cpu" else planes.mean((2, 3))
+
+
 def mean_magnitude(
     planes: Float[Tensor, "image channel line step"],
     low: Float[Tensor, "image channel"],
@@ -138,25 +170,42 @@ def share_at(planes: Float[Tensor, "image channel line step"], upper: float) -> 
     return torch.cat([torch.ge(image, upper, out=buffer).mean(dim=(2, 3)) for image in planes.split(1)])
 
 
-def entrants(peak: Float[Tensor, "image channel"], valid: Tensor, top: int) -> Int[Tensor, "rank channel"]:
-    """Rows of the images with the largest peaks, best first; ties go to the lower row, NaN and bad images last."""
+def share_silent(planes: Float[Tensor, "image channel line step"]) -> Float[Tensor, "image channel"]:
+    """Share of positions that are zero or below; NaN is neither."""
+    if planes.device.type != "cpu":
+        return (planes <= 0).float().mean(dim=(2, 3))
+    buffer = torch.empty_like(planes[:1])
+    return torch.cat([torch.le(image, 0, out=buffer).mean(dim=(2, 3)) for image in planes.split(1)])
+
+
+def entering(
+    peak: Float[Tensor, "image channel"], valid: Tensor, top: int, bar: Float[Tensor, " channel"] | None
+) -> Bool[Tensor, "image channel"]:
+    """Images that may be among the best: every one that is, as a rule few others, never NaN or a bad image.
+
+    Without a bar the batch sets its own, its `top`-th largest peak. What equals the bar enters, so that an image may
+    have had a part in setting it.
+    """
     usable = valid[:, None] & ~peak.isnan()
-    ranked = torch.where(usable, peak, -torch.inf)
-    return torch.sort(ranked, dim=0, descending=True, stable=True).indices[:top]
+    if bar is None and len(peak) <= top:
+        return usable
+    # In the precision in which values are ranked, so that what ties there ties here.
+    ranked = torch.where(usable, peak, -torch.inf).float()
+    return usable & (ranked >= (ranked.topk(top, dim=0).values[-1] if bar is None else bar))
 
 
 def peak_positions(
     planes: Float[Tensor, "image channel line step"],
     line: Float[Tensor, "image line channel"],
-    entrant: Int[Tensor, "rank channel"],
-) -> Int[Tensor, "rank channel"]:
+    image: Int[Tensor, " entrant"],
+    channel: Int[Tensor, " entrant"],
+) -> Int[Tensor, " entrant"]:
     """First position of the maximum of each entrant, over the flattened space.
 
     The first line that holds the maximum, then the first step in it: only that line is read again.
     """
-    channel = torch.arange(planes.shape[1], device=planes.device).expand_as(entrant)
-    at_line = line[entrant, :, channel].argmax(-1)
-    at_step = planes[entrant, channel, at_line, :].argmax(-1)
+    at_line = line[image, :, channel].argmax(-1)
+    at_step = planes[image, channel, at_line, :].argmax(-1)
     return at_line * planes.shape[3] + at_step
 
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..contract import Ask, Partial, Result, SoleLeaf, Stored, Subject, Task
+from ..contract import Ask, Observe, Partial, Result, SoleLeaf, Stored, Subject, Task
 from ..errors import ConfigError
 from ..selectors import select_layers
 from ..specs import ArraySpec, Finding, LayerSpec, SizedArray, Summary
-from .channels import ChannelValues, channel_values
+from .channels import OPTIONAL, ChannelValues, channel_values
 from .merging import merge, merge_ranks, ranks, summarise
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ STATISTICS = tuple(
         ("max", "float64", "activation", f"Largest value {_OVER}."),
         ("mean_abs", "float64", "activation", f"Mean absolute value {_OVER}."),
         ("saturated", "float64", "1", f"Share of values at the layer's upper limit {_OVER}; NaN where it has none."),
+        ("sparsity", "float64", "1", f"Share of values that are zero or below {_OVER}; NaN is neither."),
     )
 )
 TOP_VALUE = ArraySpec(
@@ -60,10 +61,14 @@ class Activations(SoleLeaf):
         Layer selectors.
     top
         Images kept per channel; at least 1.
+    statistics
+        What is measured beside fired, rate, mean, max and the best images, which come at the price of two passes over
+        memory: any of variance, min, mean_abs, saturated and sparsity, each a pass or two of its own.
     """
 
     layers: tuple[str, ...] = ("kind:conv", "kind:relu")
     top: int = 9
+    statistics: tuple[str, ...] = OPTIONAL
 
     name: ClassVar[str] = "activations"
     sweeps: ClassVar[bool] = True
@@ -74,13 +79,16 @@ class Activations(SoleLeaf):
             raise ConfigError("activations.layers: expected at least one layer selector, got none")
         if self.top < 1:
             raise ConfigError(f"activations.top: expected 1 or more images per channel, got {self.top}")
+        unknown = [name for name in self.statistics if name not in OPTIONAL]
+        if unknown:
+            raise ConfigError(f"activations.statistics: expected any of {', '.join(OPTIONAL)}, got {unknown[0]!r}")
 
     def writes(self, subject: Subject) -> tuple[SizedArray, ...]:
         """Per layer the statistics and the ranking; without spatial axes there is no position."""
         sized = []
         for layer in self._chosen(subject):
             channel, axes = layer.shape[0], len(layer.shape) - 1
-            sized += [spec.sized((channel,), layer=layer.name) for spec in STATISTICS]
+            sized += [spec.sized((channel,), layer=layer.name) for spec in self._statistics()]
             sized += [spec.sized((channel, self.top), layer=layer.name) for spec in (TOP_VALUE, TOP_IMAGE)]
             if axes:
                 sized.append(TOP_POSITION.sized((channel, self.top, axes), layer=layer.name))
@@ -90,19 +98,32 @@ class Activations(SoleLeaf):
         """A look at every chosen layer."""
         return Ask(observe=tuple(layer.name for layer in self._chosen(subject)))
 
+    def observer(self, subject: Subject, so_far: Partial | None) -> Observe:
+        """Reduce each layer while the forward runs; positions only of images that can still be among the best."""
+        if so_far is None or so_far["top_value"].shape[1] < self.top:
+            return self.observe
+        worst = so_far["top_value"][:, -1]
+        bars = {layer.name: worst[columns] for layer, columns in _columns(self._chosen(subject))}
+
+        def observe(layer: LayerSpec, activation: torch.Tensor, valid: torch.Tensor) -> ChannelValues:
+            bar = valid.new_tensor(bars[layer.name], dtype=activation.dtype)
+            return channel_values(activation, valid, layer.upper, self.top, self.statistics, bar)
+
+        return observe
+
     def observe(self, layer: LayerSpec, activation: torch.Tensor, valid: torch.Tensor) -> ChannelValues:
         """Reduce one layer while the forward runs."""
-        return channel_values(activation, valid, layer.upper, self.top)
+        return channel_values(activation, valid, layer.upper, self.top, self.statistics)
 
     def process(self, batch: Batch, task: Task, subject: Subject) -> Result:
         """Put the channels of all layers side by side and fold the images of the batch."""
         del task
-        seen = [batch.observed(self.name, layer.name) for layer in self._chosen(subject)]
-        values = [_side_by_side(tensors) for tensors in zip(*seen, strict=True)]
+        seen: list[ChannelValues] = [batch.observed(self.name, layer.name) for layer in self._chosen(subject)]
+        peak, mean, position = (_side_by_side([getattr(v, key) for v in seen]) for key in ("peak", "mean", "position"))
+        more = {name: _side_by_side([values.more[name] for values in seen]) for name in seen[0].more}
         valid, image = np.asarray(batch.valid, bool), np.asarray(batch.positions, np.int64)
-        peak, low, mean, variance, mean_abs, saturated = (array[valid] for array in values[:6])
-        statistics = summarise(peak, low, mean, variance, mean_abs, saturated)
-        return Result(partial=statistics | ranks(values[0], values[6], values[7], image, valid))
+        statistics = summarise(peak[valid], mean[valid], {name: values[valid] for name, values in more.items()})
+        return Result(partial=statistics | ranks(peak, position, image, self.top))
 
     def combine(self, first: Partial, second: Partial) -> Partial:
         """Merge two disjoint sets of images."""
@@ -123,9 +144,14 @@ class Activations(SoleLeaf):
             "n": n,
             "top": self.top,
             "layers": [layer.name for layer in self._chosen(subject)],
-            "definition": "A channel fires in an image when its largest value there is above zero.",
+            "definition": "A channel fires in an image when its largest value there is above zero. "
+            "Sparsity is the share of values that are zero or below, of a convolution as of what follows it.",
         }
         return Summary(arrays, (), tuple(broken), notes)
+
+    def _statistics(self) -> tuple[ArraySpec, ...]:
+        left_out = {f"{{layer}}/{name}" for name in OPTIONAL if name not in self.statistics}
+        return tuple(spec for spec in STATISTICS if spec.path not in left_out)
 
     def _chosen(self, subject: Subject) -> tuple[LayerSpec, ...]:
         return select_layers(self.layers, subject.layers)
@@ -149,7 +175,7 @@ def _layer_arrays(layer: LayerSpec, columns: slice, total: Partial, top: int) ->
     n = int(total["n"])
     arrays: dict[str, np.ndarray] = {"fired": total["fired"][columns]}
     arrays["rate"] = arrays["fired"] / n if n else np.full(layer.shape[0], np.nan)
-    for key in ("mean", "variance", "min", "max", "mean_abs", "saturated"):
+    for key in ("mean", "max", *(name for name in OPTIONAL if name in total)):
         arrays[key] = total[key][columns] if n else np.full(layer.shape[0], np.nan)
     return arrays | _layer_ranks(layer, columns, total, top)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..contract import Ask, Leaf, Partial, Result, Subject, Task, Variant
+from ..contract import Ask, Leaf, Observe, Partial, Result, Subject, Task, Variant
 from ..errors import AuditError, ModelError, StageError
 from ..specs import SizedArray
 from .batch import Batch
@@ -337,7 +337,13 @@ class _Observers:
         self.views = views
         self.layers = {layer.name: layer for layer in subject.layers}
         self.watchers: dict[str, list[_Run]] = {}
+        self.looks: dict[int, Observe] = {}
         for run in runs:
+            try:
+                self.looks[id(run)] = run.leaf.observer(subject, run.partial)
+            except Exception as error:
+                run.fail(error)
+                continue
             for name in dict.fromkeys(run.ask.observe):
                 self.watchers.setdefault(name, []).append(run)
 
@@ -346,7 +352,7 @@ class _Observers:
             if run.error is None:
                 view = self.views[id(run)]
                 try:
-                    found = run.leaf.observe(self.layers[name], value[view.index], view.valid)
+                    found = self.looks[id(run)](self.layers[name], value[view.index], view.valid)
                 except torch.OutOfMemoryError:
                     raise
                 except Exception as error:
