@@ -27,9 +27,9 @@ COLUMNS = {
 }
 #: Columns that it has where the data say where the object lies.
 REGIONS = {
-    "box": "boxes around the object, `x0 y0 x1 y1` in pixels of the file, several with `;` between",
-    "mask": "path of the image file that is not 0 where the object is",
-    "mask_content": "hex digest of that file's bytes",
+    "box": "boxes around the object, `x0 y0 x1 y1` in pixels as stored, signals `start end`; several with `;` between",
+    "mask": "path of the image file that is not 0 where the object is, or row among the masks of an array",
+    "mask_content": "hex digest of that mask",
 }
 #: Keys of ``subject.json``.
 SUBJECT = {

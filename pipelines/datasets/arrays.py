@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 import zipfile
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,41 +14,13 @@ import numpy as np
 import pandas as pd
 
 from ...stages.errors import ConfigError, DataError
+from .array_regions import ArrayRegions, listed_regions
 from .preprocessing import Preprocessing, prepare_array
+from .rows import Rows
 from .source import DataSource, Listing, Reader, existing, frame
 
-_KEPT_BLOCKS = 2
 _CHANNELS_LAST = (3, 4)
-
-
-class Rows:
-    """Rows of an array by position, read a chunk at a time and kept while they are near.
-
-    Parameters
-    ----------
-    array
-        Anything that slices to numpy along its first axis; where it has chunks, they are read whole.
-    """
-
-    def __init__(self, array: Any) -> None:
-        self._array = array
-        self._step = int(array.chunks[0]) if getattr(array, "chunks", None) else 0
-        self._blocks: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __getitem__(self, position: int) -> np.ndarray:
-        """One row."""
-        if not self._step:
-            return np.asarray(self._array[position])
-        number, inside = divmod(position, self._step)
-        with self._lock:
-            if number not in self._blocks:
-                start = number * self._step
-                self._blocks[number] = np.asarray(self._array[start : start + self._step])
-                while len(self._blocks) > _KEPT_BLOCKS:
-                    self._blocks.popitem(last=False)
-            self._blocks.move_to_end(number)
-            return self._blocks[number][inside]
+_HELD = ("images", "labels", "class_names", "ids", "boxes", "masks")
 
 
 class ArrayReader(Reader):
@@ -64,12 +34,17 @@ class ArrayReader(Reader):
         Number of each image's row.
     preprocessing
         How a row becomes network input.
+    regions
+        Boxes and masks; None where there are none.
     """
 
-    def __init__(self, rows: Any, keys: Sequence[str], preprocessing: Preprocessing) -> None:
+    def __init__(
+        self, rows: Any, keys: Sequence[str], preprocessing: Preprocessing, regions: ArrayRegions | None = None
+    ) -> None:
         self._rows = rows
         self._keys = [int(key) for key in keys]
         self._preprocessing = preprocessing
+        self._regions = regions
 
     def read(self, position: int) -> np.ndarray:
         """Prepare the row."""
@@ -81,13 +56,24 @@ class ArrayReader(Reader):
         row = row.astype(row.dtype.newbyteorder("<"), copy=False)
         return hashlib.sha256(f"{row.dtype.str}{row.shape}".encode() + row.tobytes()).hexdigest()
 
+    @property
+    def has_regions(self) -> bool:
+        """Whether any image comes with a box or mask."""
+        return self._regions is not None
+
+    def region(self, position: int) -> np.ndarray | None:
+        """Bring the image's box or mask to the network's input."""
+        return None if self._regions is None else self._regions.read(position)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arrays(DataSource):
     """An npz file or a Zarr group that holds all images.
 
     It holds ``images`` ``(image, channel, y, x)`` or ``(image, channel, time)``, ``labels`` ``(image,)`` with -1 for
-    none, and may hold ``class_names`` and ``ids``.
+    none, and may hold ``class_names`` and ``ids``, and where the object lies: ``boxes``, see `listed_regions`, and
+    ``masks`` ``(image, y, x)`` or ``(image, time)``, not 0 where the object is; 0 throughout for none. Where an image
+    has both, the mask counts.
 
     Parameters
     ----------
@@ -117,12 +103,17 @@ class Arrays(DataSource):
         ids = [str(name) for name in held["ids"][:]] if "ids" in held else [f"row-{row:06d}" for row in range(number)]
         if len(ids) != number:
             raise DataError(f"data.path: expected {number} ids, one per image, got {len(ids)}")
-        return Listing(frame(ids, [str(row) for row in range(number)], labels), names)
+        return Listing(frame(ids, [str(row) for row in range(number)], labels, "", listed_regions(held)), names)
 
     def reader(self, table: pd.DataFrame) -> ArrayReader:
         """Reads the rows of `table`."""
         held = open_arrays(existing(self.path, "data.path", "file or folder"))
-        return ArrayReader(Rows(held["images"]), table["key"].tolist(), self.preprocessing)
+        keys, regions = table["key"].tolist(), None
+        if "box" in table or "mask" in table:
+            boxes, masks = ([*table[name]] if name in table else [""] * len(keys) for name in ("box", "mask"))
+            space = tuple(held["images"].shape[2:])
+            regions = ArrayRegions(boxes, masks, Rows(held.get("masks")), space, self.preprocessing)
+        return ArrayReader(Rows(held["images"]), keys, self.preprocessing, regions)
 
 
 def open_arrays(path: Path) -> dict[str, Any]:
@@ -160,7 +151,7 @@ def _open_npz(path: Path, modified: int, size: int) -> dict[str, Any]:
 def _open_zarr(path: Path) -> dict[str, Any]:
     from ..store import open_array
 
-    names = [name for name in ("images", "labels", "class_names", "ids") if (path / name).is_dir()]
+    names = [name for name in _HELD if (path / name).is_dir()]
     if not names:
         raise DataError(f"data.path: {path}: expected a Zarr group with images and labels, got neither")
     return {name: open_array(path, name) for name in names}
