@@ -12,7 +12,9 @@ from .rasters import data_uri
 
 #: Pixels that a kernel takes at least, so that the gap between two is thin beside them.
 _SIDE = 24
-_GAP = 3
+_GAP = 4
+# Between kernels: told from every grey, and from light and dark paper.
+_GROUND = (70, 110, 170)
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def unit_scaled(kernels: np.ndarray, *, together: bool) -> np.ndarray:
 
 
 def sheet(scaled: np.ndarray, columns: int) -> Sheet:
-    """Lay kernels out in rows, the first in the upper left; transparent between them.
+    """Lay kernels out in rows, the first in the upper left.
 
     Parameters
     ----------
@@ -76,13 +78,13 @@ def sheet(scaled: np.ndarray, columns: int) -> Sheet:
     n, y, x, _ = tiles.shape
     columns = max(1, min(columns, n))
     rows = -(-n // columns)
-    canvas = np.zeros((rows * (y + _GAP) - _GAP, columns * (x + _GAP) - _GAP, 4), np.uint8)
+    canvas = np.zeros((rows * (y + _GAP) + _GAP, columns * (x + _GAP) + _GAP, 3), np.uint8)
+    canvas[:] = _GROUND
     for place in range(n):
-        top, left = (place // columns) * (y + _GAP), (place % columns) * (x + _GAP)
-        canvas[top : top + y, left : left + x, :3] = tiles[place]
-        canvas[top : top + y, left : left + x, 3] = 255
+        top, left = _GAP + (place // columns) * (y + _GAP), _GAP + (place % columns) * (x + _GAP)
+        canvas[top : top + y, left : left + x] = tiles[place]
     buffer = io.BytesIO()
-    Image.fromarray(canvas, "RGBA").save(buffer, "WEBP", lossless=True, method=4)
+    Image.fromarray(canvas).save(buffer, "WEBP", lossless=True, method=4)
     return Sheet(data_uri("image/webp", buffer.getvalue()), round(canvas.shape[1] * 1.4), columns, n)
 
 

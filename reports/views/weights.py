@@ -100,7 +100,7 @@ def view(material: Material, album: Album) -> WeightsView:
     told = [row for row in table if "audit" in row]
     listed = [row for row in table if row["kind"] not in ("input", "other") or row["parameters"]]
     fields = material.notes("receptive_fields/theoretical").get("groups", {})
-    first = _filters(material, notes.get("first", ""), told)
+    first = filters_of(material, notes.get("first_convolution", ""), told)
     if first is not None and not album.spend("weights", first.each.size + first.together.size):
         first = None
     slices, hidden = _slices(material, album, told)
@@ -111,13 +111,13 @@ def view(material: Material, album: Album) -> WeightsView:
         layers=tuple(_layer(row, whole, fields.get(row["name"], ())) for row in listed[:rows]),
         layers_hidden=max(0, len(listed) - rows),
         covered=_covered(material, table, fields, notes.get("lineage", {})),
-        verdicts=tuple(map(_verdict, verdicts[:rows])),
+        verdicts=tuple(map(verdict_of, verdicts[:rows])),
         verdicts_hidden=max(0, len(verdicts) - rows),
         first=first,
         slices=slices,
         slices_hidden=hidden,
         single_cells=sum(int(np.prod(row["kernel"])) == 1 for row in told),
-        simulations=int(notes.get("simulations", 0)),
+        simulations=int(notes.get("simulated_filters_for_each_p", 0)),
     )
 
 
@@ -139,11 +139,11 @@ def _layer(row: Mapping[str, Any], whole: int, groups: Sequence[Mapping[str, Any
         window=window,
         parameters=row["parameters"],
         bar=round(100 * row["parameters"] / whole, 1) if whole else 0.0,
-        field=_field(groups),
+        field=field_of(groups),
     )
 
 
-def _field(groups: Sequence[Mapping[str, Any]]) -> str:
+def field_of(groups: Sequence[Mapping[str, Any]]) -> str:
     """The largest receptive field among the channels of a layer, in pixels."""
     if not groups:
         return ""
@@ -184,7 +184,8 @@ def _covered(
     )
 
 
-def _verdict(row: Mapping[str, Any]) -> Verdict:
+def verdict_of(row: Mapping[str, Any]) -> Verdict:
+    """What a row of the table says of the weights of its convolution."""
     said = row["audit"]
     return Verdict(
         name=row["name"],
@@ -208,7 +209,8 @@ def _cut(kernels: np.ndarray, kernel: Sequence[int]) -> np.ndarray:
     return kernels[(..., *(slice(min(length, side)) for length, side in zip(kernel, sides, strict=True)))]
 
 
-def _filters(material: Material, name: str, told: Sequence[Mapping[str, Any]]) -> Filters | None:
+def filters_of(material: Material, name: str, told: Sequence[Mapping[str, Any]]) -> Filters | None:
+    """The filters of the first convolution as pictures; None where they have a single cell, or no weight is finite."""
     row = next((row for row in told if row["name"] == name), None)
     if row is None or int(np.prod(row["kernel"])) == 1:
         return None
@@ -219,7 +221,7 @@ def _filters(material: Material, name: str, told: Sequence[Mapping[str, Any]]) -
     if not finite.size:
         return None
     together = unit_scaled(planes, together=True)[: len(shown)]
-    columns = _COLUMNS if planes.ndim == 4 else _SLICE_COLUMNS
+    columns = _COLUMNS if planes.ndim == 4 and len(planes) > 2 * _COLUMNS else _SLICE_COLUMNS
     return Filters(
         layer=name,
         each=sheet(unit_scaled(shown, together=False), columns),
@@ -240,7 +242,7 @@ def _slices(material: Material, album: Album, told: Sequence[Mapping[str, Any]])
     for row in told[1:]:
         if int(np.prod(row["kernel"])) == 1:
             continue
-        drawn = None if hidden else _layer_slices(material, row)
+        drawn = None if hidden else slices_of(material, row)
         if drawn is not None and album.spend("weights", drawn.picture.size + len(drawn.of)):
             shown.append(drawn)
         elif drawn is not None or hidden:
@@ -248,7 +250,8 @@ def _slices(material: Material, album: Album, told: Sequence[Mapping[str, Any]])
     return tuple(shown), hidden
 
 
-def _layer_slices(material: Material, row: Mapping[str, Any]) -> Slices | None:
+def slices_of(material: Material, row: Mapping[str, Any]) -> Slices | None:
+    """The strongest slices of a later convolution as a picture; None where there is nothing to see."""
     name = row["name"]
     of = material.array(f"weights/{name}/slice_of")
     n = min(_SLICES, int((of[:, 0] >= 0).sum()))

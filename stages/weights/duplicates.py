@@ -24,7 +24,7 @@ def twins(
     Returns
     -------
     tuple
-        Its position (-1 for none; the first of equals) and the cosine between both, -1 to 1 (NaN for none).
+        Its position (-1 for none) and the cosine between both, -1 to 1 (NaN for none).
     """
     n = len(filters)
     each = n // groups

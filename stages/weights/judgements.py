@@ -68,9 +68,9 @@ def notes(audit: Audit, text: Mapping[str, Any]) -> dict[str, Any]:
     found = {
         "table": rows,
         "lineage": text["lineage"],
-        "first": audit.layers[0].layer.name,
+        "first_convolution": audit.layers[0].layer.name,
         "parameters": text["parameters"],
-        "simulations": audit.limits.simulations,
+        "simulated_filters_for_each_p": audit.limits.simulations,
         "limits": {"near_zero": audit.limits.near_zero, "duplicate": audit.limits.duplicate},
     }
     if text["parameters"] != listed:

@@ -37,8 +37,10 @@ def morans_i(planes: Float[np.ndarray, " plane *kernel"]) -> Float[np.ndarray, "
     Returns
     -------
     array
-        NaN for planes that are constant or not finite.
+        NaN for planes that are constant, not finite, or of a single cell.
     """
+    if not long_axes(planes.shape[1:]):
+        return np.full(len(planes), np.nan)
     values = planes.reshape(len(planes), *long_axes(planes.shape[1:]))
     space = tuple(range(1, values.ndim))
     with np.errstate(invalid="ignore", divide="ignore"):
