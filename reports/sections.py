@@ -31,6 +31,7 @@ ORDER = (
     "weights",
     "filters",
     "ablation",
+    "patches",
     "activations",
     "features",
     "thumbnails",

@@ -141,6 +141,7 @@ class EffectiveLeaf(Leaf):
         arrays = {spec.path: np.array([row[spec.path] for row in rows]).astype(spec.dtype) for spec in _ARRAYS}
         notes = {
             "layers": [layer.name for layer in layers],
+            "images": list(_evenly(subject.n_image, self.images)),
             "positions": {layer.name: list(self.units(layer)[0].position or ()) for layer in layers},
             "definition": (
                 "Gradients of units in the middle of a layer by the image: their magnitudes, summed over colours, in "
