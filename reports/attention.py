@@ -62,6 +62,8 @@ def troubled(material: Material) -> dict[str, tuple[int, dict[str, int]]]:
     notes = material.notes("filters")
     names, words = [str(name) for name in notes["layers"]], [str(word) for word in notes["troubles"]]
     layer, trouble = material.array("filters/layer").astype(int), material.array("filters/trouble").astype(int)
+    # Where a ReLU tells the same as the convolution in front of it, it is told once.
+    trouble = np.where(material.array("filters/repeated") == 1, 0, trouble)
     found = {}
     for place, name in enumerate(names):
         own = trouble[layer == place]

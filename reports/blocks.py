@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from .album import Album
 from .figures import number
 from .material import Limits, Material
-from .views import filters
+from .views import filters, weights
 
 #: What each stage shows of a layer, in reading order; `Blocks` has a method of each name.
 TITLES: Mapping[str, str] = {
+    "weights": "Its weights",
     "filters": "Channels in trouble",
+    "feature_maps": "Feature maps",
+    "patches": "What excites its channels",
 }
 #: Rows of one layer's table.
 _ROWS = 40
@@ -26,6 +31,17 @@ class Troubled:
     gist: str
     rows: tuple[filters.Filter, ...]
     hidden: int
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """The weights of one convolution: what was said of them, and some of them as pictures where the budget allows."""
+
+    gist: str
+    verdict: weights.Verdict
+    first: weights.Filters | None
+    slices: weights.Slices | None
+    budget_full: bool
 
 
 @dataclass(frozen=True)
@@ -43,6 +59,34 @@ class Blocks:
     material: Material
     album: Album
 
+    def weights(self, name: str) -> Weighed | None:
+        """The verdict on a convolution, and its filters or strongest slices."""
+        row = self.weighed.get(name)
+        if row is None or "audit" not in row:
+            return None
+        told = [row for row in self.weighed.values() if "audit" in row]
+        first = weights.filters_of(self.material, name, told) if row is told[0] else None
+        slices = weights.slices_of(self.material, row) if row is not told[0] else None
+        cost = (first.each.size + first.together.size if first else 0) + (slices.picture.size if slices else 0)
+        paid = self.album.spend("weights", cost)
+        verdict = weights.verdict_of(row)
+        if not paid:
+            first = slices = None
+        return Weighed(verdict.verdict, verdict, first, slices, budget_full=not paid)
+
+    @cached_property
+    def weighed(self) -> Mapping[str, Mapping[str, Any]]:
+        """The row of each layer in the table of weights; empty where the stage did not run."""
+        return {row["name"]: row for row in self.material.notes("weights").get("table", ())}
+
+    def feature_maps(self, name: str) -> object | None:
+        """What the layer makes of some images."""
+        return _layer_view("feature_maps", self.material, self.album, name)
+
+    def patches(self, name: str) -> object | None:
+        """Patches and projections of its stored channels."""
+        return _layer_view("patches", self.material, self.album, name)
+
     def filters(self, name: str) -> Troubled | None:
         """Rows of the table of channels that belong to one layer."""
         own = self._troubled.get(name, [])
@@ -55,3 +99,7 @@ class Blocks:
         for row in filters.view(unlimited, self.album).filters:
             found.setdefault(row.layer, []).append(row)
         return found
+
+
+def _layer_view(noun: str, material: Material, album: Album, name: str) -> object | None:
+    return importlib.import_module(f".views.{noun}", __package__).layer_view(material, album, name)

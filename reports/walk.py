@@ -36,21 +36,21 @@ class Known:
 
     Parameters
     ----------
-    material
-        Store and config.
+    drawing
+        What the stages show; some of it is told as numbers, too.
     """
 
-    material: Material
+    drawing: Blocks
+
+    @property
+    def material(self) -> Material:
+        """Store and config."""
+        return self.drawing.material
 
     @cached_property
     def described(self) -> dict[str, Mapping[str, Any]]:
         """The subject's own words of each layer."""
         return {layer["name"]: layer for layer in self.material.subject.get("layers", ())}
-
-    @cached_property
-    def table(self) -> dict[str, Mapping[str, Any]]:
-        """The row of each layer in the table of weights; empty where the stage did not run."""
-        return {row["name"]: row for row in self.material.notes("weights").get("table", ())}
 
     @cached_property
     def fields(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
@@ -64,7 +64,7 @@ class Known:
 
     def facts(self, name: str) -> tuple[Fact, ...]:
         """What is known of a layer in numbers; what no stage measured is left out."""
-        layer, row = self.described[name], self.table.get(name, {})
+        layer, row = self.described[name], self.drawing.weighed.get(name, {})
         facts = [Fact("kind", f"{layer['kind']} ({layer['module']})"), Fact("output", shape(layer["shape"]))]
         facts += [Fact(key, shape(row[key])) for key in ("kernel", "stride") if row.get(key)]
         if row.get("groups", 1) > 1:
@@ -78,12 +78,9 @@ class Known:
     def field(self, name: str) -> str:
         """The receptive field of a layer: size and step on the input, and whether channels differ."""
         groups = self.fields.get(name, ())
-        if not groups:
-            return ""
         words = list(dict.fromkeys(_field(group) for group in groups))
-        if len(words) == 1:
-            return words[0]
-        return f"{len(words)} kinds of channels: " + "; ".join(words[:3]) + ("; ..." if len(words) > 3 else "")
+        told = "; ".join(words[:3]) + ("; ..." if len(words) > 3 else "")
+        return told if len(words) < 2 else f"{len(words)} kinds of channels: {told}"
 
     def _firing(self, name: str) -> list[Fact]:
         path = f"activations/{name}"
@@ -106,8 +103,9 @@ def _field(group: Mapping[str, Any]) -> str:
     status = str(group.get("status", "")).upper()
     if status in ("WHOLE", "UNKNOWN"):
         return {"WHOLE": "the whole input", "UNKNOWN": "unknown"}[status]
-    size, stride = (shape([round(value) for value in group[key]]) for key in ("size", "stride"))
-    return f"{size} pixels, every {stride}"
+    step = [round(value) for value in group["stride"]]
+    every = str(step[0]) if len(set(step)) == 1 else shape(step)
+    return f"{shape([round(value) for value in group['size']])} pixels, every {every}"
 
 
 def blocks(drawing: Blocks, name: str) -> tuple[Block, ...]:
