@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+#: Sides of the triangle, in the order of their codes.
+SIDES = ("both_right", "head_only", "neighbors_only", "suspect", "hard")
+
 
 def vote(label: Int[np.ndarray, "image neighbor"]) -> Int[np.ndarray, " image"]:
     """The most frequent label among each image's neighbors.
@@ -22,7 +25,9 @@ def vote(label: Int[np.ndarray, "image neighbor"]) -> Int[np.ndarray, " image"]:
         Among equally frequent labels, the one whose nearest bearer is nearest; -1 where no neighbor has a label.
     """
     # Votes for the label of each neighbor, counted at that neighbor's place: the first largest one settles ties.
-    support = (label[:, :, None] == label[:, None, :]).sum(axis=2)
+    support = np.zeros(label.shape, np.int64)
+    for column in label.T:
+        support += label == column[:, None]
     support[label < 0] = 0
     first = support.argmax(axis=1)
     rows = np.arange(len(label))
@@ -62,6 +67,14 @@ class Triangle:
     neighbors_only: Bool[np.ndarray, " image"]
     suspect: Bool[np.ndarray, " image"]
     hard: Bool[np.ndarray, " image"]
+
+    @property
+    def code(self) -> Int[np.ndarray, " image"]:
+        """Position of each image's side in `SIDES`; -1 for an image that is not judged."""
+        code = np.full(len(self.judged), -1, np.int8)
+        for place, side in enumerate(SIDES):
+            code[getattr(self, side)] = place
+        return code
 
 
 def triangle(

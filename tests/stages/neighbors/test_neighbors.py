@@ -144,7 +144,9 @@ def test_unlabelled_data_have_neighbors_but_no_verdict():
     stored = stored_for(features, np.zeros(12))
     summary = run_leaf(Neighbors(k=3), make_subject(np.full(12, -1), layers=[vector_layer()]), stored)
     assert summary.notes["status"] == "not applicable"
-    assert set(values_of(summary)) == {"neighbors/duplicate_count", "neighbors/conflict_count"}
+    needs_labels = {f"neighbors/{name}" for name in ("accuracy", "gap", "suspect_fraction", "purity")}
+    assert not needs_labels & set(values_of(summary))
+    assert values_of(summary)["neighbors/near_conflict_count"] == 0
     assert (stored["neighbors/index"] >= 0).all()
     assert (stored["neighbors/predicted"] == -1).all()
 
