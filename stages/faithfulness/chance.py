@@ -11,8 +11,6 @@ from ..numerics.seeds import numpy_generator
 
 #: Cells per axis of a coarse random heatmap, as in maps of the last convolution.
 _CELLS = 7
-#: ``fine`` scatters single positions, ``coarse`` removes coherent patches.
-GRAINS = ("fine", "coarse")
 
 
 def random_heatmap(ids: Sequence[str], space: Sequence[int], grain: str, seed: int) -> Float[np.ndarray, "image ..."]:

@@ -130,9 +130,7 @@ class Judged:
         return against_chance(self.means[f"gain_{way}"], way == "deletion")
 
 
-def judge(
-    rows: Mapping[str, np.ndarray], counts: Int[np.ndarray, " step"], place: int, grain: int, limit: float
-) -> Judged:
+def judge(rows: Mapping[str, np.ndarray], counts: Int[np.ndarray, " step"], place: int, limit: float) -> Judged:
     """Average and judge what was measured of one heatmap.
 
     Parameters
@@ -143,14 +141,12 @@ def judge(
         Positions replaced at each point of a curve.
     place
         Which of the method's heatmaps.
-    grain
-        Which kind of chance it is held against.
     limit
         See `randomisation_verdict`.
     """
     means = {}
     for way in ("deletion", "insertion"):
-        own, chance = area(rows[way][:, place], counts), area(rows[f"chance_{way}"][:, grain], counts)
+        own, chance = area(rows[way][:, place], counts), area(rows[f"chance_{way}"], counts)
         chance = np.where(np.isfinite(own), chance, np.nan)
         means |= {way: mean_of(own), f"chance_{way}": mean_of(chance), f"gain_{way}": mean_of(own - chance)}
     used = len(rows["level_modules"])

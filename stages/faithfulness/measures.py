@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from ..attributions.baselines import Baseline, baseline
-from ..attributions.method import Method
+from ..attributions.method import Method, PixelMethod
 from ..attributions.rendering import render
+from ..attributions.wrapper import Wrapper
 from ..contract import Randomise, Subject, Target, Task
 from ..errors import StageError
 from ..numerics.seeds import stable_seed
-from .chance import GRAINS, random_heatmap
+from .chance import random_heatmap
 from .curves import curve, probability, ranked, step_counts
 from .noise import relative_change, uniform_noise
 from .randomisation import cascade, drawable_modules, rank_correlation
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 #: Above this many passes for a map, it is made under random weights and noise for the first few images of a task.
 _MANY_PASSES, _FEW_IMAGES = 32, 4
+#: Images before any and after every replacement, and the probability of the target for both.
+End = tuple[torch.Tensor, torch.Tensor, tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -117,42 +120,49 @@ def measure(trial: Trial, task: Task) -> dict[str, np.ndarray]:
 def _curves(trial: Trial, large: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     batch, protocol = trial.batch, trial.protocol
     classes = batch.target_class(trial.target)
-    key = ("faithfulness", protocol.steps, protocol.removed, protocol.blur, classes.tobytes())
-    chance = batch.once(key, lambda: _chance(trial, classes))
+    grain = grain_of(trial.method)
+    key = ("faithfulness", protocol.removed, protocol.blur, classes.tobytes())
+    ends = batch.once(key, lambda: _ends(trial, classes))
+    chance = batch.once((*key, protocol.steps, grain), lambda: _chance(trial, ends, classes, grain))
     ranks = [ranked(np.nan_to_num(heatmap, nan=-np.inf)) for heatmap in large.values()]
     unknown = np.stack([~np.isfinite(heatmap.reshape(len(heatmap), -1)).all(axis=1) for heatmap in large.values()])
     rows = {}
-    for way in ("deletion", "insertion"):
-        values = _one_curve(trial, way, chance, ranks, classes)
+    for way in ends:
+        values = _one_curve(trial, ends[way], ranks, classes)
         values[unknown] = np.nan
         rows[way] = np.moveaxis(values, 0, 1).astype(np.float32)
-        rows[f"chance_{way}"] = np.moveaxis(chance[f"curve_{way}"], 0, 1).astype(np.float32)
+        rows[f"chance_{way}"] = chance[way].astype(np.float32)
     return rows
 
 
-def _chance(trial: Trial, classes: np.ndarray) -> dict[str, Any]:
-    """What every method on the same images shares: the ends of all curves, and the curves of random orders."""
+def grain_of(method: Method) -> str:
+    """Which grain of random orders a method's heatmaps have, and are held against."""
+    core = method.core if isinstance(method, Wrapper) else method
+    return "fine" if isinstance(core, PixelMethod) else "coarse"
+
+
+def _ends(trial: Trial, classes: np.ndarray) -> dict[str, End]:
+    """Where the curves of every method on the same images start and end."""
     batch, protocol, subject = trial.batch, trial.protocol, trial.subject
     images = batch.images
     removed, blur = (
         baseline(images, kind, subject.mean, subject.std, protocol.blur) for kind in (protocol.removed, "blur")
     )
     whole = probability(batch.logits, classes)
-    chance: dict[str, Any] = {
+    return {
         "deletion": (images, removed, (whole, probability(batch.call(removed), classes))),
         "insertion": (blur, images, (probability(batch.call(blur), classes), whole)),
     }
-    space = subject.input_shape[1:]
-    ranks = [ranked(random_heatmap(batch.ids, space, grain, subject.seed)) for grain in GRAINS]
-    for way in ("deletion", "insertion"):
-        chance[f"curve_{way}"] = _one_curve(trial, way, chance, ranks, classes)
-    return chance
 
 
-def _one_curve(
-    trial: Trial, way: str, chance: Mapping[str, Any], ranks: list[np.ndarray], classes: np.ndarray
-) -> np.ndarray:
-    first, last, ends = chance[way]
+def _chance(trial: Trial, ends: Mapping[str, End], classes: np.ndarray, grain: str) -> dict[str, np.ndarray]:
+    """The curves of a random order, which every method of that grain shares on the same images."""
+    ranks = [ranked(random_heatmap(trial.batch.ids, trial.subject.input_shape[1:], grain, trial.subject.seed))]
+    return {way: _one_curve(trial, end, ranks, classes)[0] for way, end in ends.items()}
+
+
+def _one_curve(trial: Trial, end: End, ranks: list[np.ndarray], classes: np.ndarray) -> np.ndarray:
+    first, last, ends = end
     counts = step_counts(ranks[0][0].size, trial.protocol.steps)
     return curve(trial.batch.call, first, last, ranks, classes, counts, ends, trial.subject.batch)
 

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..attributions.baselines import Baseline
-from ..attributions.method import Method, PixelMethod
-from ..attributions.wrapper import Wrapper
+from ..attributions.method import Method
 from ..contract import Ask, Leaf, Partial, Result, Stage, Stored, Subject, Task, settings
 from ..errors import ConfigError
 from ..specs import ArraySpec, SizedArray, Summary
-from .chance import GRAINS
 from .curves import step_counts
 from .judgements import findings, judge, measurements, notes
-from .measures import Protocol, Trial, check_maps, expected_maps, measure
+from .measures import Protocol, Trial, check_maps, expected_maps, grain_of, measure
 from .sampling import spread_sample
 
 if TYPE_CHECKING:
@@ -40,12 +38,12 @@ INSERTION = ArraySpec(
     "Probability of the target while the same positions come back first into the blurred image.",
 )  # fmt: skip
 CHANCE_DELETION = ArraySpec(
-    "chance_deletion", ("sample", "grain", "step"), "float32", "1",
-    "Deletion in a random order: scattered positions, coherent patches.",
+    "chance_deletion", ("sample", "step"), "float32", "1",
+    "Deletion in a random order of the heatmap's grain: scattered positions, or coherent patches.",
 )  # fmt: skip
 CHANCE_INSERTION = ArraySpec(
-    "chance_insertion", ("sample", "grain", "step"), "float32", "1",
-    "Insertion in a random order: scattered positions, coherent patches.",
+    "chance_insertion", ("sample", "step"), "float32", "1",
+    "Insertion in a random order of the same grain.",
 )  # fmt: skip
 RANDOMISATION = ArraySpec(
     "randomisation", ("sample", "map", "level"), "float32", "1",
@@ -175,7 +173,6 @@ class FaithfulnessLeaf(Leaf):
             "map": expected_maps(self.method, subject),
             "step": self.protocol.steps + 1,
             "level": self.protocol.levels,
-            "grain": len(GRAINS),
         }
         return tuple(spec.sized(tuple(lengths[dim] for dim in spec.dims)) for spec in self.documents)
 
@@ -224,15 +221,13 @@ class FaithfulnessLeaf(Leaf):
         for path, values in arrays.items():
             if path in rows:
                 values[: len(rows["image"])] = rows[path]
-        core = self.method.core if isinstance(self.method, Wrapper) else self.method
-        grain = GRAINS.index("fine" if isinstance(core, PixelMethod) else "coarse")
         limit = self.protocol.similar
-        judged = [judge(rows, counts, place, grain, limit) for place in range(len(rows["maps"]))]
+        judged = [judge(rows, counts, place, limit) for place in range(len(rows["maps"]))]
         return Summary(
             arrays,
             measurements(self.name, judged),
             findings(self.name, judged, limit),
-            notes(judged, rows, GRAINS[grain], limit),
+            notes(judged, rows, grain_of(self.method), limit),
         )
 
 

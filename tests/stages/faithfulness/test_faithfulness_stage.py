@@ -174,10 +174,31 @@ def test_curves_share_their_ends_with_chance_and_start_at_the_answer():
     np.testing.assert_allclose(insertion[:, 0, -1], share, rtol=1e-6)
     for way, own in (("deletion", deletion), ("insertion", insertion)):
         chance = stored[f"faithfulness/tried/chance_{way}"]
-        assert chance.shape == (N, 2, 5)
+        assert chance.shape == (N, 5)
         for end in (0, -1):
-            np.testing.assert_array_equal(chance[:, 0, end], own[:, 0, end])
+            np.testing.assert_array_equal(chance[:, end], own[:, 0, end])
     np.testing.assert_allclose(stored["faithfulness/tried/share"], [0, 0.25, 0.5, 0.75, 1])
+
+
+def test_methods_share_what_is_the_same_for_all_and_compute_no_chance_of_another_grain():
+    """Four parts: three points of each curve, for one method's own order and for one random order of its grain."""
+    passes = {}
+    for name, methods in {
+        "coarse": [GradCam(layers=("last_map",))],
+        "twice": [GradCam(layers=("last_map",)), GradCam(layers=("relu1",))],
+        "both": [GradCam(layers=("last_map",)), Saliency()],
+    }.items():
+        model, subject, images, predicted = _world(conv_net, batch=N)
+        stored = StoredFake({"predictions/predicted": predicted})
+        stage = Faithfulness(dict(enumerate(methods)), images=N, steps=4, levels=0, samples=0)
+        jobs = [(leaf, leaf.tasks(subject, stored)[0]) for leaf in stage.leaves()]
+        seen = []
+        model.register_forward_pre_hook(lambda _module, given, seen=seen: seen.append(len(given[0])))
+        outcomes = run_tasks(model, jobs, tiny_blocks(images, batch=N), subject, device="cpu", channels_last=False)
+        assert [outcome.error for outcome in outcomes] == [None] * len(jobs)
+        passes[name] = sum(seen) // N
+    shared = 1 + 2  # the images themselves; wholly removed, wholly blurred
+    assert passes == {"coarse": shared + 2 * 3 * 2, "twice": shared + 2 * 3 * 3, "both": shared + 2 * 3 * 4}
 
 
 def test_bad_images_and_those_without_an_answer_take_no_part():
