@@ -1,0 +1,192 @@
+"""Numbers, findings and notes of the patches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..specs import Finding, Measurement
+from .choice import Tops
+from .selectivity import DEFINITION
+
+#: A preference that chance would make in at most this share of all channels counts.
+CHANCE = 0.01
+# What rounding can leave of a gradient where nothing flows.
+_ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One layer and what is shown of it.
+
+    Parameters
+    ----------
+    tops
+        The layer.
+    channels
+        Channels that are shown, in the order in which they came first.
+    missed
+        Channels that were asked for by name but were never excited.
+    outside
+        Share of each projection that lies outside of its receptive field; NaN where that is not known.
+        Shape ``(channel, rank, rule)``.
+    fields
+        Status of the receptive field of each channel that is shown.
+    """
+
+    tops: Tops
+    channels: tuple[int, ...]
+    missed: tuple[int, ...]
+    outside: np.ndarray
+    fields: tuple[str, ...]
+
+
+def measurements(layers: Sequence[Shown], cosine: np.ndarray, stem: str) -> tuple[Measurement, ...]:
+    """Class-selective channels, gradients outside of their field, and filters like their patches.
+
+    Parameters
+    ----------
+    layers
+        What is shown.
+    cosine
+        Of each filter of the first convolution and the patch that excites it most.
+    stem
+        Name of that convolution.
+    """
+    found = [_selective(layers)]
+    outside = np.concatenate([np.zeros(0), *(layer.outside.ravel() for layer in layers)])
+    outside = outside[np.isfinite(outside)]
+    if len(outside):
+        told = "Largest share of a projection's magnitude outside of the receptive field that theory gives its unit."
+        worst = float(outside.max())
+        found.append(Measurement("patches/outside_field", worst, "1", "lower", len(outside), "patches/outside", told))
+    measured = cosine[np.isfinite(cosine)]
+    if len(measured):
+        told = "Median over the filters of the first convolution of the cosine between filter and the patch that "
+        told += "excites it most, neither centred."
+        path = f"patches/{stem}/cosine"
+        value = float(np.median(measured))
+        found.append(Measurement("patches/first_layer_cosine", value, "1", "neither", len(measured), path, told))
+    return tuple(found)
+
+
+def _selective(layers: Sequence[Shown]) -> Measurement:
+    chance = np.concatenate([np.zeros(0), *(layer.tops.selectivity.chance for layer in layers)])
+    chance = chance[np.isfinite(chance)]
+    return Measurement(
+        "patches/selective_fraction",
+        float((chance <= CHANCE).mean()) if len(chance) else math.nan,
+        "1",
+        "neither",
+        len(chance),
+        "patches/chance",
+        f"Share of channels whose most exciting images prefer a class; chance alone would give at most {CHANCE:g}. "
+        + DEFINITION,
+    )
+
+
+def findings(layers: Sequence[Shown], rules: Sequence[str], has_relu: bool) -> tuple[Finding, ...]:
+    """Gradients where no field is, layers without a place in the image, and what could not be shown."""
+    found = [finding for layer in layers for finding in _outside(layer)]
+    lost = [layer.tops.layer.name for layer in layers if "unknown" in layer.fields]
+    if lost:
+        found.append(
+            Finding(
+                "patches/fields-unknown",
+                "info",
+                f"In {len(lost)} of {len(layers)} layers it is not known what part of the image a unit sees",
+                f"There the whole image is shown, not cropped: {', '.join(lost[:12])}. What next: the section on "
+                "receptive fields says why.",
+            )
+        )
+    found += [
+        Finding(
+            "patches/never-excited",
+            "info",
+            f"{len(layer.missed)} channels of {layer.tops.layer.name} asked for by name were never excited",
+            "No image drives them above zero, so there is no patch. What next: see them in the filter table.",
+            layer=layer.tops.layer.name,
+            channels=layer.missed,
+        )
+        for layer in layers
+        if layer.missed
+    ]
+    if rules and not has_relu:
+        found.append(
+            Finding(
+                "patches/no-relu",
+                "info",
+                "There are patches but no projections: the network has no ReLU",
+                f"{' and '.join(rules).capitalize()} say how a signal passes a ReLU on its way back; without one both "
+                "would be the plain gradient.",
+            )
+        )
+    return tuple(found)
+
+
+def _outside(layer: Shown) -> list[Finding]:
+    worst = np.nan_to_num(layer.outside).max(axis=(1, 2), initial=0.0)
+    odd = [channel for channel, share in zip(layer.channels, worst, strict=False) if share > _ROUNDING]
+    if not odd:
+        return []
+    return [
+        Finding(
+            "patches/outside-field",
+            "error",
+            f"{len(odd)} channels of {layer.tops.layer.name} see more of the image than their receptive field",
+            f"Up to {100 * worst.max():.3g} % of a projection lies outside of the field that was worked out from the "
+            "network's operations, so that the crops are wrong. What next: report the network; until then trust "
+            "neither fields nor crops of this layer.",
+            layer=layer.tops.layer.name,
+            channels=tuple(odd),
+        )
+    ]
+
+
+def notes(layers: Sequence[Shown], rules: Sequence[str], cosine: str, left_out: int, total: int) -> dict[str, Any]:
+    """What is shown of each layer, and what the budget left out.
+
+    Parameters
+    ----------
+    layers
+        What is shown.
+    rules
+        How projections were made.
+    cosine
+        Why the first convolution has no cosines; empty where it has.
+    left_out
+        Channels that were excited and are not shown.
+    total
+        Most channels over all layers.
+    """
+    units = sum(int(layer.tops.shows[list(layer.channels)].sum()) for layer in layers)
+    return {
+        "status": "measured" if units else "nothing excited any channel",
+        "n": units,
+        "rules": list(rules),
+        "layers": [_row(layer) for layer in layers],
+        "left_out": f"{left_out} excited channels have no patches (patches.channels, patches.total: {total} in all)"
+        if left_out
+        else "",
+        "class_selectivity": DEFINITION,
+        "first_layer_cosine": cosine,
+        "projection": "The gradient of one unit, at one position in one image, by the input, with every ReLU passing "
+        "it by the rule; scaled by its own largest magnitude.",
+    }
+
+
+def _row(layer: Shown) -> dict[str, Any]:
+    chance = layer.tops.selectivity.chance
+    return {
+        "name": layer.tops.layer.name,
+        "channels": layer.tops.layer.shape[0],
+        "never_excited": int((~layer.tops.shows.any(1)).sum()),
+        "shown": list(layer.channels),
+        "flagged": [channel for channel in layer.channels if layer.tops.flagged[channel]],
+        "fields": list(layer.fields),
+        "selective": int((chance[np.isfinite(chance)] <= CHANCE).sum()),
+    }
