@@ -88,7 +88,7 @@ class WeightsView:
     verdicts_hidden: int
     first: Filters | None
     slices: tuple[Slices, ...]
-    slices_hidden: int
+    layers_unshown: int
     single_cells: int
     simulations: int
 
@@ -99,10 +99,10 @@ def view(material: Material, album: Album) -> WeightsView:
     table: Sequence[Mapping[str, Any]] = notes.get("table", ())
     told = [row for row in table if "audit" in row]
     listed = [row for row in table if row["kind"] not in ("input", "other") or row["parameters"]]
-    fields = material.notes("receptive_fields/theoretical").get("groups", {})
+    seen = material.notes("receptive_fields/theoretical")
+    fields = seen.get("groups", {})
     first = filters_of(material, notes.get("first_convolution", ""), told)
-    if first is not None and not album.spend("weights", first.each.size + first.together.size):
-        first = None
+    refused = first is not None and not album.spend("weights", first.each.size + first.together.size)
     slices, hidden = _slices(material, album, told)
     verdicts = sorted(told, key=lambda row: _ORDER.index(row["audit"]["verdict"]))
     whole = int(notes.get("parameters", 0))
@@ -110,12 +110,12 @@ def view(material: Material, album: Album) -> WeightsView:
         parameters=whole,
         layers=tuple(_layer(row, whole, fields.get(row["name"], ())) for row in listed[:rows]),
         layers_hidden=max(0, len(listed) - rows),
-        covered=_covered(material, table, fields, notes.get("lineage", {})),
+        covered=tuple(map(str, seen.get("covered", ()))),
         verdicts=tuple(map(verdict_of, verdicts[:rows])),
         verdicts_hidden=max(0, len(verdicts) - rows),
-        first=first,
+        first=None if refused else first,
         slices=slices,
-        slices_hidden=hidden,
+        layers_unshown=hidden + refused,
         single_cells=sum(int(np.prod(row["kernel"])) == 1 for row in told),
         simulations=int(notes.get("simulated_filters_for_each_p", 0)),
     )
@@ -155,33 +155,6 @@ def field_of(groups: Sequence[Mapping[str, Any]]) -> str:
     sizes = [[float(side) for side in group["size"]] for group in groups]
     text = " × ".join(number(side) for side in np.max(sizes, axis=0))
     return f"up to {text}" if len({tuple(size) for size in sizes}) > 1 else text
-
-
-def _covers(groups: Sequence[Mapping[str, Any]], shape: Sequence[int]) -> bool:
-    known = [group for group in groups if str(group["status"]) != "unknown"]
-    return bool(known) and any(
-        str(group["status"]) == "whole"
-        or all(float(side) >= length for side, length in zip(group["size"], shape, strict=True))
-        for group in known
-    )
-
-
-def _covered(
-    material: Material, table: Sequence[Mapping[str, Any]], fields: Mapping[str, Any], lineage: Mapping[str, Any]
-) -> tuple[str, ...]:
-    """Convolutions of more than one cell that read channels which see the whole input already."""
-    shape = [int(side) for side in material.subject.get("input_shape", ())[1:]]
-    readers = {
-        slot["layer"]
-        for name, of in lineage.items()
-        if _covers(fields.get(name, ()), shape)
-        for slot in of["readers"] or ()
-    }
-    return tuple(
-        row["name"]
-        for row in table
-        if row["name"] in readers and row["kind"] == "conv" and max(row.get("kernel", [1])) > 1
-    )
 
 
 def verdict_of(row: Mapping[str, Any]) -> Verdict:

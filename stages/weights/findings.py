@@ -157,12 +157,12 @@ def _pair(layer: LayerAudit) -> str:
 def _no_verdict(audit: Audit) -> Finding | None:
     if audit.judged or not audit.finite:
         return None
-    said = "; ".join(sorted({layer.smoothness.reason for layer in audit.layers if layer.smoothness.reason})[:_SHOWN])
     return Finding(
         "weights/no-verdict",
         "info",
-        "No convolution has planes enough to tell smooth filters from noise",
-        f"{said}. What next: look at the pictures of the filters; their number is no fault.",
+        "Of no convolution can be said whether its filters are smooth or noise",
+        f"{_listed(audit.layers, lambda layer: layer.smoothness.reason)}. Null: as for noise. What next: look at the "
+        "pictures of the filters; few planes are no fault.",
     )
 
 

@@ -153,7 +153,7 @@ def _between(moran: Float[np.ndarray, " filter"], planes: Int[np.ndarray, " filt
 
 def _why(verdict: str, n: int, needed: int) -> str:
     if n < needed:
-        return f"{n} planes, a verdict takes {needed}"
+        return f"{n} of {needed} planes"
     return "filters differ more among themselves than by chance" if verdict == "inconclusive" else ""
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..contract import Partial, Result, SoleLeaf, Stored, Subject, Task
-from ..errors import ConfigError
+from ..errors import ConfigError, StageError
 from ..specs import ArraySpec, LayerSpec, SizedArray, Summary
 from .audit import NEAR_ZERO, Audit, LayerAudit, Limits, layer_audit
 from .findings import findings
@@ -127,6 +127,8 @@ class Weights(SoleLeaf):
         """Per convolution its channels and some weights to look at; then one row per convolution."""
         sized = []
         layers = convolutions(subject.layers)
+        if not layers:
+            raise StageError("weights: the network has no convolution whose filters could be audited; leave it out")
         for layer in layers:
             sized += [spec.sized(layer.shape[:1], layer=layer.name) for spec in LAYERED]
             extent = self._extent(layer, subject)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from convaudit.stages.errors import ConfigError
+from convaudit.stages.errors import ConfigError, StageError
 from convaudit.stages.network.layers import trace
 from convaudit.stages.reference.net import DigitsNet
 from convaudit.stages.reference.stage import Reference, state_dict_from
@@ -65,7 +65,7 @@ def test_the_trained_digits_net_is_smooth(trained):
     summary, arrays = audited(digits(trained), (1, 32, 32))
     said = told(summary)
     assert [said[f"block{n}.conv"]["verdict"] for n in (1, 2, 3)] == ["inconclusive", "smooth", "smooth"]
-    assert said["block1.conv"]["reason"] == "16 planes, a verdict takes 178"
+    assert said["block1.conv"]["reason"] == "16 of 178 planes"
     assert said["block3.conv"]["smooth"] > 60
     assert min(said[f"block{n}.conv"]["spikes"] for n in (2, 3)) > 0
     assert values_of(summary)["weights/noise_layers"] == 0
@@ -271,3 +271,15 @@ def test_twice_is_the_same_and_order_of_tasks_is_all():
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ConfigError, match=f"weights.{next(iter(wrong))}: expected"):
         Weights(**wrong)
+
+
+def test_a_network_without_convolutions_is_refused_in_clear_words():
+    with pytest.raises(StageError, match="no convolution"):
+        Weights().writes(make_subject([0, 1]))
+
+
+def test_where_nothing_can_be_judged_it_says_why():
+    summary, _ = audited(conv_net())
+    assert math.isnan(values_of(summary)["weights/noise_layers"])
+    finding = codes_of(summary)["weights/no-verdict"]
+    assert "conv1: 18 of 178 planes" in finding.detail
