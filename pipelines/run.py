@@ -49,10 +49,11 @@ def audit(config: Config) -> Mapping[str, Any]:
 
 
 def sweep(config: Config) -> None:
-    """Run only the stages that look at the model and read nothing; write ``run/store``."""
+    """Run only the stages that look at the model and read no other stage; write ``run/store``."""
     stages = _without_reference(config)
     everything = make_plan(stages, _wanted(config))
-    plan = make_plan(stages, _stages_of(name for name, leaf in everything.leaves.items() if in_store(leaf)))
+    wanted = _stages_of(everything.leaves)
+    plan = make_plan(stages, [name for name in wanted if in_store(stages[name].leaves())])
     _say_failures(_perform(config, plan, everything, renewed=("store",)))
 
 
@@ -167,9 +168,12 @@ def resolve_model(config: Config, workspace: Workspace) -> ResolvedModel:
     return source.resolve(config.work)
 
 
-def in_store(leaf: Leaf) -> bool:
-    """Whether a leaf's results lie in ``run/store``: it looks at the model and reads nothing; else ``run/checks``."""
-    return (leaf.sweeps or leaf.inspects) and not leaf.reads
+def in_store(leaves: Iterable[Leaf]) -> bool:
+    """Whether a stage's results lie in ``run/store``; else in ``run/checks``.
+
+    They do where all its leaves look at the model and read no other stage.
+    """
+    return all((leaf.sweeps or leaf.inspects) and set(_stages_of(leaf.reads)) <= {_stage(leaf.name)} for leaf in leaves)
 
 
 def _wanted(config: Config) -> list[str]:
@@ -183,8 +187,12 @@ def _without_reference(config: Config) -> dict[str, Any]:
     return {name: stage for name, stage in config.stages.items() if name != "reference"}
 
 
+def _stage(leaf: str) -> str:
+    return leaf.partition("/")[0]
+
+
 def _stages_of(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(name.partition("/")[0] for name in names))
+    return list(dict.fromkeys(_stage(name) for name in names))
 
 
 def _only(plan: Plan, stage: str) -> Plan:
@@ -230,18 +238,21 @@ def _opening(config: Config, session: Session) -> str:
 def _publish_stages(session: Session, plan: Plan, renewed: Sequence[str]) -> None:
     """Put everything finished, and every failure, into the run; `renewed` folders keep nothing else."""
     run = session.config.run
-    folders = {name: run / ("store" if in_store(leaf) else "checks") for name, leaf in plan.leaves.items()}
+    stages = {
+        stage: [leaf for leaf in plan.leaves.values() if _stage(leaf.name) == stage]
+        for stage in _stages_of(plan.leaves)
+    }
+    folders = {stage: run / ("store" if in_store(leaves) else "checks") for stage, leaves in stages.items()}
     if renewed:
         session.audited.write(run / "store")
-    kept = {folders[name] / f"{name.partition('/')[0]}.zarr" for name in plan.leaves}
+    kept = {folder / f"{stage}.zarr" for stage, folder in folders.items()}
     for path in [path for folder in renewed for path in (run / folder).glob("*.zarr")]:
         if path not in kept:
             shutil.rmtree(path)
-    for stage in _stages_of(plan.leaves):
-        names = [name for name in plan.leaves if name.partition("/")[0] == stage]
-        leaves = {name: session.stored[name] for name in names if name in session.stored}
-        failures = {name: session.failures[name] for name in names if name in session.failures}
-        publish_stage(folders[names[0]], stage, leaves, failures)
+    for stage, leaves in stages.items():
+        stored = {leaf.name: session.stored[leaf.name] for leaf in leaves if leaf.name in session.stored}
+        failures = {leaf.name: session.failures[leaf.name] for leaf in leaves if leaf.name in session.failures}
+        publish_stage(folders[stage], stage, stored, failures)
 
 
 def _say_failures(session: Session, names: Sequence[str] | Mapping[str, Leaf] | None = None) -> None:

@@ -102,7 +102,7 @@ def page() -> str:
     stages = _all_stages()
     parts = [_HEAD, _rules(), "## Arrays\n"]
     for stage in stages.values():
-        parts.extend(_leaf(leaf) for leaf in stage.leaves() if leaf.documents)
+        parts.extend(_leaf(leaf, in_store(stage.leaves())) for leaf in stage.leaves() if leaf.documents)
     parts.append(_sizes(stages["attributions"]))
     parts.append(_beside())
     return "\n".join(parts)
@@ -150,13 +150,13 @@ def _shown(fill: float | int) -> str:
     return "NaN" if math.isnan(fill) else str(fill)
 
 
-def _leaf(leaf: Leaf) -> str:
+def _leaf(leaf: Leaf, stored: bool) -> str:
     stage, _, method = leaf.name.partition("/")
     rows = [
         (f"`{leaf.name}/{spec.path}`", f"`{', '.join(spec.dims)}`", spec.dtype, spec.unit, spec.meaning)
         for spec in leaf.documents
     ]
-    place = f"In `run/{'store' if in_store(leaf) else 'checks'}/{stage}.zarr{'/' + method if method else ''}`."
+    place = f"In `run/{'store' if stored else 'checks'}/{stage}.zarr{'/' + method if method else ''}`."
     if stage == "reference":
         place = "In the work folder, under `.work/sealed/`: the training is no part of the audit."
     return f"### {leaf.name}\n\n{place}\n\n{_table(('array', 'dims', 'dtype', 'unit', 'meaning'), rows)}\n"

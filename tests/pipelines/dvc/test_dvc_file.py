@@ -8,6 +8,7 @@ import yaml
 from hydra import compose, initialize_config_module
 
 from convaudit.pipelines import config as configs
+from convaudit.pipelines.run import in_store
 
 ROOT = Path(__file__).resolve().parents[3]
 FILE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -29,7 +30,7 @@ def nouns(config) -> tuple[set[str], set[str]]:
     swept, checks = set(), set()
     for name, stage in config.stages.items():
         if name not in TRAINED_OR_JUDGED:
-            (checks if any(leaf.reads for leaf in stage.leaves()) else swept).add(name)
+            (swept if in_store(stage.leaves()) else checks).add(name)
     return swept, checks
 
 
