@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,7 +10,7 @@ from typing import Any
 from .album import Album
 from .figures import number
 from .material import Limits, Material
-from .views import filters, weights
+from .views import feature_maps, filters, patches, weights
 
 #: What each stage shows of a layer, in reading order; `Blocks` has a method of each name.
 TITLES: Mapping[str, str] = {
@@ -22,6 +21,12 @@ TITLES: Mapping[str, str] = {
 }
 #: Rows of one layer's table.
 _ROWS = 40
+#: Images whose maps are shown beside each other: the first of these that the budget allows.
+_IMAGES = (4, 2, 1)
+
+
+class Spent:
+    """There is something to show, and no byte left for it."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +84,24 @@ class Blocks:
         """The row of each layer in the table of weights; empty where the stage did not run."""
         return {row["name"]: row for row in self.material.notes("weights").get("table", ())}
 
-    def feature_maps(self, name: str) -> object | None:
-        """What the layer makes of some images."""
-        return _layer_view("feature_maps", self.material, self.album, name)
+    def feature_maps(self, name: str) -> feature_maps.LayerMaps | Spent | None:
+        """What the layer makes of some images: of as many as the budget allows."""
+        if name not in self._mapped:
+            return None
+        for images in _IMAGES:
+            drawn = feature_maps.layer_maps(self.material, name, images)
+            if self.album.spend("feature_maps", drawn.size):
+                return drawn
+        return Spent()
 
-    def patches(self, name: str) -> object | None:
-        """Patches and projections of its stored channels."""
-        return _layer_view("patches", self.material, self.album, name)
+    @cached_property
+    def _mapped(self) -> frozenset[str]:
+        return frozenset(self.material.layers_of("feature_maps", "map"))
+
+    def patches(self, name: str) -> patches.LayerPatches | Spent | None:
+        """Patches and projections of as many of its stored channels as the budget allows."""
+        drawn = patches.layer_view(self.material, self.album, name)
+        return Spent() if drawn is not None and drawn.hidden and not drawn.channels else drawn
 
     def filters(self, name: str) -> Troubled | None:
         """Rows of the table of channels that belong to one layer."""
@@ -99,7 +115,3 @@ class Blocks:
         for row in filters.view(unlimited, self.album).filters:
             found.setdefault(row.layer, []).append(row)
         return found
-
-
-def _layer_view(noun: str, material: Material, album: Album, name: str) -> object | None:
-    return importlib.import_module(f".views.{noun}", __package__).layer_view(material, album, name)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import attention
-from .blocks import TITLES, Blocks
+from .blocks import TITLES, Blocks, Spent
 from .figures import number
 from .material import Material
 from .views.provenance import Fact
@@ -21,13 +21,14 @@ NOUNS = ("receptive_fields", "activations", *TITLES)
 
 @dataclass(frozen=True)
 class Block:
-    """What one stage shows of one layer; `gist` says in few words what is in it."""
+    """What one stage shows of one layer: in few words what is in it, or that it failed, or that no byte was left."""
 
     noun: str
     title: str
     gist: str
     view: object | None
     failure: str
+    spent: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,9 @@ def _block(drawing: Blocks, noun: str, name: str) -> Block | None:
         view = getattr(drawing, noun)(name)
     except Exception as error:  # one layer that cannot be drawn must not cost the reader the walk
         return Block(noun, TITLES[noun], "", None, f"could not be drawn: {type(error).__name__}: {error}")
-    return None if view is None else Block(noun, TITLES[noun], view.gist, view, "")
+    if isinstance(view, Spent):
+        return Block(noun, TITLES[noun], "", None, "", spent=True)
+    return None if view is None else Block(noun, TITLES[noun], getattr(view, "gist", ""), view, "")
 
 
 def missing(material: Material) -> tuple[tuple[str, str], ...]:
