@@ -5,13 +5,14 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
-import zarr
 
 from convaudit.pipelines.datasets.arrays import Arrays
 from convaudit.pipelines.datasets.prefetch import blocks
 from convaudit.pipelines.datasets.preprocessing import Preprocessing
 from convaudit.pipelines.subject import from_facts
 from convaudit.stages.errors import DataError
+
+from .conftest import write_arrays
 
 NONE = [np.nan] * 4
 BOXES = np.array([[[3, 6, 9, 18], NONE], [[0, 0, 12, 4], [20, 10, 28, 24]], [NONE, NONE]])
@@ -26,16 +27,7 @@ SETTINGS = {
 
 def written(path, images, **more):
     content = {"images": images, "labels": np.zeros(len(images), int), "class_names": np.array(["a", "b"]), **more}
-    if path.suffix == ".npz":
-        np.savez(path, **content)
-        return str(path)
-    group = zarr.create_group(store=str(path), zarr_format=3)
-    for name, values in content.items():
-        if values.dtype.kind == "U":
-            group.create_array(name=name, shape=values.shape, dtype=str)[...] = values.astype(object)
-        else:
-            group.create_array(name=name, data=values, chunks=(2, *values.shape[1:]))
-    return str(path)
+    return str(write_arrays(path, content))
 
 
 def pictures():
