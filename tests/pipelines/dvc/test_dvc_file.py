@@ -89,7 +89,7 @@ def test_the_report_depends_on_everything(config):
     stage = FILE["report"]
     assert stored(stage) == {f"run/checks/{name}.zarr" for name in checks}
     assert {"run/store", "run/config.yaml"} <= set(stage["deps"])
-    made = ("checks/verdicts.zarr", "junit.xml", "report.html", "verdict.json")
+    made = ("checks/verdicts.zarr", "junit.xml", "pages", "report.html", "verdict.json")
     assert stage["outs"] == [f"run/{name}" for name in made]
 
 
