@@ -127,38 +127,55 @@ def measurements(effects: Sequence[Effect]) -> tuple[Measurement, ...]:
 
 
 def findings(effects: Sequence[Effect]) -> tuple[Finding, ...]:
-    """Runs that contradict the evidence, and rare channels that matter."""
-    found = []
-    for effect in effects:
-        case = effect.case
-        if case.silent and effect.decided:
-            found.append(
-                Finding(
-                    "ablation/contradiction",
-                    "error",
-                    f"Switching off silent channels of {case.layer} flips {len(effect.decided)} of {effect.n} answers",
-                    "These channels never fire, so nothing may change, but answers that were not close changed: two "
-                    "runs differ, and no number here is safe. What next: look for randomness in the forward pass.",
-                    effect.decided[:12],
-                    case.layer,
-                    case.channels,
-                )
-            )
-        elif effect.flipped and not case.silent:
-            what = "the flagged channels" if case.joint else f"channel {case.channels[0]}"
-            found.append(
-                Finding(
-                    "ablation/matters",
-                    "info",
-                    f"Without {what} of {case.layer}, {effect.flipped} of {effect.n} answers change",
-                    f"They fire rarely, but not for nothing: accuracy changes by {_percent(effect.change)} points. "
-                    "What next: look at the images before such channels are pruned.",
-                    effect.images[:12],
-                    case.layer,
-                    case.channels,
-                )
-            )
-    return tuple(found)
+    """Runs that contradict the evidence, one by one, and flagged channels that matter, together."""
+    found = [_contradiction(effect) for effect in effects if effect.case.silent and effect.decided]
+    telling = [effect for effect in effects if effect.flipped and not effect.case.silent]
+    return (*found, _matters(sorted(telling, key=lambda effect: -effect.flipped))) if telling else tuple(found)
+
+
+def _contradiction(effect: Effect) -> Finding:
+    case = effect.case
+    return Finding(
+        "ablation/contradiction",
+        "error",
+        f"Switching off silent channels of {case.layer} flips {len(effect.decided)} of {effect.n} answers",
+        "These channels never fire, so nothing may change, but answers that were not close changed: two runs differ, "
+        "and no number here is safe. What next: look for randomness in the forward pass.",
+        effect.decided[:12],
+        case.layer,
+        case.channels,
+    )
+
+
+def _matters(telling: Sequence[Effect], limit: int = 4) -> Finding:
+    """What is flagged but not idle, most changed answers first."""
+    worst = telling[0]
+    shown = "; ".join(
+        f"without {_what(effect)}, {effect.flipped} of {effect.n} answers change (accuracy {_percent(effect.change)} "
+        "points)"
+        for effect in telling[:limit]
+    )
+    more = f"; and {len(telling) - limit} more in the table" if len(telling) > limit else ""
+    alone = len(telling) == 1
+    return Finding(
+        "ablation/matters",
+        "info",
+        f"Without {_what(worst)}, {worst.flipped} of {worst.n} answers change"
+        + ("" if alone else f", and {len(telling) - 1} more of what is flagged matters"),
+        f"Flagged, but not for nothing there: {shown}{more}. What next: look at the images before such channels are "
+        "pruned.",
+        worst.images[:12],
+        worst.case.layer if alone else None,
+        worst.case.channels if alone else (),
+    )
+
+
+def _what(effect: Effect) -> str:
+    case = effect.case
+    kinds = " or ".join(kind.replace("_", " ") for kind in case.troubles)
+    if case.joint:
+        return f"the {len(case.channels)} flagged channels of {case.layer}"
+    return f"channel {case.channels[0]} of {case.layer}" + (f" ({kinds})" if kinds else "")
 
 
 def notes(choice: Choice, effects: Sequence[Effect], n: int, asked: int, n_image: int) -> dict[str, Any]:
@@ -184,6 +201,7 @@ def _row(effect: Effect) -> dict[str, Any]:
         "layer": case.layer,
         "channels": list(case.channels),
         "joint": case.joint,
+        "troubles": list(case.troubles),
         "how": "evidence" if case.by_evidence else "run",
         "accuracy": None if math.isnan(effect.accuracy) else effect.accuracy,
         "change": None if math.isnan(effect.change) else effect.change,

@@ -11,7 +11,7 @@ import numpy as np
 from ..contract import Ablate, Partial, Result, SoleLeaf, Stored, Subject, Task
 from ..errors import ConfigError
 from ..specs import ArraySpec, SizedArray, Summary
-from .candidates import Choice, choose
+from .candidates import Choice, Flags, choose
 from .effects import Effect, effect_of, findings, measurements, notes
 
 if TYPE_CHECKING:
@@ -28,16 +28,17 @@ FLIPPED = ArraySpec("flipped", ("ablation",), "int64", "images", "Images whose p
 
 @dataclass(frozen=True)
 class Ablation(SoleLeaf):
-    """Accuracy with the channels that the filter audit flags as dead or rare switched off.
+    """Accuracy with the channels that the filter audit flags switched off.
 
-    Each flagged channel by itself, and all flagged channels of a layer together. A channel behind a ReLU that never
-    fires is zero already: switching it off by itself changes nothing, which is recorded without a run; together with
-    its layer it is run, so that evidence and run are held against each other.
+    Each flagged channel by itself, and all flagged channels of a layer together. A channel of a convolution is switched
+    off at the ReLU made of it, or else at the norm behind it, so that nothing is left. A channel behind a ReLU that
+    never fires is zero already: switching it off by itself changes nothing, which is recorded without a run; together
+    with its layer it is run, so that evidence and run are held against each other.
 
     Parameters
     ----------
     max_channels
-        How many channels by themselves: rare ones first, then dead ones, in the order of the forward pass.
+        How many channels by themselves: one of each kind of trouble in turn, dead ones last.
     max_layers
         How many layers, in the order of the forward pass.
     max_images
@@ -114,16 +115,9 @@ class Ablation(SoleLeaf):
 
     def _choice(self, stored: Stored) -> Choice:
         audit = stored.summary("filters").notes
-        return choose(
-            layers=audit["layers"],
-            kinds=audit["kinds"],
-            troubles=audit["troubles"],
-            layer=np.asarray(stored["filters/layer"][:]),
-            channel=np.asarray(stored["filters/channel"][:]),
-            trouble=np.asarray(stored["filters/trouble"][:]),
-            max_channels=self.max_channels,
-            max_layers=self.max_layers,
-        )
+        columns = {key: np.asarray(stored[f"filters/{key}"][:]) for key in ("layer", "channel", "trouble", "repeated")}
+        flags = Flags(audit["layers"], audit["kinds"], audit["troubles"], audit["off_at"], **columns)
+        return choose(flags, self.max_channels, self.max_layers)
 
     def _columns(self, subject: Subject, effects: Sequence[Effect]) -> dict[str, np.ndarray]:
         columns = {

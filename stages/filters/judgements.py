@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,8 @@ from jaxtyping import Bool, Float, Int
 from ..numerics.chance import is_chance
 from ..numerics.statistics import rule_of_three
 from ..specs import LayerSpec, Measurement
-from .troubles import TROUBLES, Limits
+from .causes import CAUSES, Making
+from .troubles import SEEN, TROUBLES, Limits
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,18 @@ class Audited:
         Whether the channel's values are finite; one that is not has no trouble of these.
     top_image
         Images that excite each channel most. Shape ``(channel, rank)``.
+    cause
+        Code of why.
+    made
+        What makes its channels, and what reads them.
+    alive_behind
+        Whether a channel fires behind the first sum that it flows into; -1 for no sum, or not known.
+    repeated
+        Whether the ReLU made of a convolution tells of the channel already.
+    off_at
+        Layer at which a channel of this one is switched off.
+    added
+        The layer behind that sum, and its channel that channel 0 flows into; None for no sum.
     """
 
     layer: LayerSpec
@@ -45,6 +57,12 @@ class Audited:
     fired: Int[np.ndarray, " channel"]
     finite: Bool[np.ndarray, " channel"]
     top_image: Int[np.ndarray, "channel rank"]
+    cause: Int[np.ndarray, " channel"]
+    made: Making
+    alive_behind: Int[np.ndarray, " channel"]
+    repeated: Bool[np.ndarray, " channel"]
+    off_at: str
+    added: tuple[str, int] | None
 
     def channels(self, trouble: str) -> Int[np.ndarray, " flagged"]:
         """The channels with that trouble."""
@@ -67,6 +85,8 @@ class Audit:
         Class positions; -1 for none. Shape ``(image,)``.
     n_class
         Number of classes.
+    is_fed_wrongly
+        Whether the numbers that the network is fed have a size that no network is trained on.
     """
 
     layers: tuple[Audited, ...]
@@ -75,6 +95,7 @@ class Audit:
     label: Int[np.ndarray, " image"]
     predicted: Int[np.ndarray, " image"]
     n_class: int
+    is_fed_wrongly: bool = False
 
     @property
     def relus(self) -> tuple[Audited, ...]:
@@ -89,12 +110,8 @@ class Audit:
 
     def told_once(self) -> Iterator[Audited]:
         """The layers, less the channels of a convolution whose own ReLU tells of them already."""
-        told = [TROUBLES.index(name) for name in ("dead", "constant", "saturated")]
-        for audited, follower in zip_longest(self.layers, self.layers[1:]):
-            if follower is not None and _is_own_relu(audited, follower):
-                yield replace(audited, trouble=np.where(np.isin(follower.trouble, told), np.int8(0), audited.trouble))
-            else:
-                yield audited
+        for audited in self.layers:
+            yield replace(audited, trouble=np.where(audited.repeated, np.int8(0), audited.trouble))
 
     @property
     def is_finite(self) -> bool:
@@ -106,9 +123,13 @@ class Audit:
         return sum(len(audited.channels(trouble)) for audited in self.relus)
 
 
-def _is_own_relu(audited: Audited, follower: Audited) -> bool:
-    kinds = (audited.layer.kind, follower.layer.kind)
-    return kinds == ("conv", "relu") and len(follower.trouble) == len(audited.trouble)
+def is_repeated(
+    trouble: Int[np.ndarray, " channel"], relu: Int[np.ndarray, " channel"]
+) -> Bool[np.ndarray, " channel"]:
+    """Where a convolution's channel is in trouble and the ReLU made of it says all there is to say."""
+    named, told = np.array(TROUBLES)[trouble], np.array(TROUBLES)[relu]
+    whole = np.isin(told, ("dead", "constant", "saturated"))
+    return (named != "none") & (whole | ((told == "dormant") & (named == "near_zero")))
 
 
 def measurements(audit: Audit) -> tuple[Measurement, ...]:
@@ -138,7 +159,7 @@ def measurements(audit: Audit) -> tuple[Measurement, ...]:
             path,
             f"How many {where}, are {trouble}: {definitions(audit.limits)[trouble]}.",
         )
-        for trouble in TROUBLES[1:]
+        for trouble in SEEN
     ]
     return (share, *counts)
 
@@ -152,7 +173,30 @@ def definitions(limits: Limits) -> dict[str, str]:
         "constant": "above zero in every image and all alike: a standard deviation of at most "
         f"{100 * limits.constant:.4g} % of the largest magnitude (behind a convolution, the latter alone)",
         "saturated": f"at least {100 * limits.saturated:.4g} % of all values at the layer's upper limit",
+        "duplicate": "the weights of a convolution are those of another of its channels, up to scale and sign, in a "
+        "layer where chance does not make such pairs (weights.duplicate); of a pair, the later channel",
+        "near_zero": "the weights of a convolution, or the scale of the norm behind it, are next to nothing beside the "
+        "largest in the layer (weights.near_zero), or all weights that read it are zero",
     }
+
+
+def doubt(audit: Audit) -> str:
+    """What has to be settled before any filter is looked at; empty where nothing has."""
+    if not audit.n:
+        return "No image could be used, so no channel was judged."
+    if audit.knows_nothing:
+        return (
+            "The network answers no better than chance: it is untrained, or it is fed what it was not trained on, and "
+            "that alone can make filters look so. Settle it first; nothing below counts until then."
+        )
+    if audit.is_fed_wrongly:
+        return (
+            "The network is fed numbers of a size that no network is trained on, and that alone can silence channels "
+            "or drive them to their limits. Settle the preprocessing first."
+        )
+    if not bool((audit.label >= 0).any()):
+        return "No image has a label, so nobody can say whether the network is trained and fed rightly."
+    return ""
 
 
 def notes(audit: Audit) -> dict[str, Any]:
@@ -164,6 +208,10 @@ def notes(audit: Audit) -> dict[str, Any]:
         "layers": [audited.layer.name for audited in audit.layers],
         "kinds": [audited.layer.kind for audited in audit.layers],
         "troubles": list(TROUBLES),
+        "causes": list(CAUSES),
+        "off_at": [audited.off_at for audited in audit.layers],
+        "added": [None if audited.added is None else list(audited.added) for audited in audit.layers],
+        "doubt": {"text": doubt(audit), "grave": not audit.n or audit.knows_nothing or audit.is_fed_wrongly},
         "limits": asdict(audit.limits),
         "definitions": definitions(audit.limits),
         "n": audit.n,

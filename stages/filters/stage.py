@@ -1,19 +1,21 @@
-"""The dead-filter audit: channels that never fire, hardly ever do, hardly matter, never vary or are stuck high."""
+"""The dead-filter audit: channels that do no work of their own, how surely, and what in the weights is the cause."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ..contract import Partial, SoleLeaf, Stored, Subject, Task
-from ..errors import ConfigError, StageError, StoreError
+from ..errors import ConfigError
 from ..specs import ArraySpec, LayerSpec, SizedArray, Summary
-from .judgements import Audit, Audited, measurements, notes
+from .causes import CAUSES, find_causes, unread
+from .joining import Kin, alive_behind, duplicates, kin, making, statistics, top_images
+from .judgements import Audit, Audited, is_repeated, measurements, notes
 from .troubled import findings
-from .troubles import TROUBLES, ChannelStatistics, Limits, dormancy, linear_troubles, rate_bound, relu_troubles
+from .troubles import TROUBLES, Limits, dormancy, linear_troubles, rate_bound, relu_troubles, weight_troubles
 
 LAYER = ArraySpec("layer", ("filter",), "int32", "1", "Layer of the channel, as a position in the notes' layers.")
 CHANNEL = ArraySpec("channel", ("filter",), "int32", "1", "Channel in its layer.")
@@ -26,6 +28,35 @@ BOUND = ArraySpec(
 )
 SCORE = ArraySpec(
     "score", ("filter",), "float64", "1", "Its mean magnitude over the mean of its layer's; NaN outside of ReLUs."
+)
+CAUSE = ArraySpec("cause", ("filter",), "int8", "code", f"Why, as a position in {list(CAUSES)}.")
+ALIVE_BEHIND = ArraySpec(
+    "alive_behind",
+    ("filter",),
+    "int8",
+    "1",
+    "1: it fires behind the first sum that it flows into (the notes' added), 0: it does not, -1: no sum or not known.",
+)
+REPEATED = ArraySpec(
+    "repeated", ("filter",), "int8", "1", "1: a convolution's channel of which the ReLU made of it tells already."
+)
+#: What was joined from `weights`, so that a row explains itself.
+MADE = tuple(
+    ArraySpec(name, ("filter",), dtype, unit, meaning)
+    for name, dtype, unit, meaning in (
+        (
+            "norm",
+            "float64",
+            "weight",
+            "Norm of the incoming weights of the convolution that makes it; NaN for unknown.",
+        ),
+        ("bias", "float64", "1", "Bias of that convolution, 0 where it has none; NaN for unknown."),
+        ("gamma", "float64", "1", "Scale of the norm behind that convolution; NaN for none."),
+        ("beta", "float64", "1", "Shift of that norm; NaN for none."),
+        ("outgoing", "float64", "weight", "Norm of all weights that read it; NaN for unknown."),
+        ("twin", "int32", "1", "Channel with the most similar weights; -1 for none."),
+        ("cosine", "float64", "1", "Cosine to its weights; NaN for none."),
+    )
 )
 
 
@@ -52,7 +83,10 @@ class Filters(SoleLeaf):
     saturated: float = 0.5
 
     name: ClassVar[str] = "filters"
-    documents: ClassVar[tuple[ArraySpec, ...]] = (LAYER, CHANNEL, TROUBLE, RATE, BOUND, SCORE)
+    documents: ClassVar[tuple[ArraySpec, ...]] = (
+        *(LAYER, CHANNEL, TROUBLE, RATE, BOUND, SCORE, CAUSE, ALIVE_BEHIND, REPEATED),
+        *MADE,
+    )
 
     def __post_init__(self) -> None:
         for key in ("rare", "dormant", "constant", "saturated"):
@@ -61,8 +95,8 @@ class Filters(SoleLeaf):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Channel statistics, and what the network answered."""
-        return ("activations", "predictions")
+        """Channel statistics, what makes and reads each channel, and what the network answered."""
+        return ("activations", "predictions", "weights")
 
     def writes(self, subject: Subject) -> tuple[SizedArray, ...]:
         """One row per channel, layer after layer."""
@@ -79,9 +113,12 @@ class Filters(SoleLeaf):
         del partials
         n = int((np.asarray(stored["predictions/status"][:]) == 0).sum())
         limits = Limits(self.rare, self.dormant, self.constant, self.saturated)
-        layers = tuple(_audited(layer, limits, n, stored) for layer in audited_layers(subject))
+        audited = audited_layers(subject)
+        known = kin(audited, stored)
+        layers = _told_by_relus([_audited(layer, limits, n, known, stored) for layer in audited], known)
         predicted = np.asarray(stored["predictions/predicted"][:])
-        audit = Audit(layers, limits, n, subject.label, predicted, subject.n_class)
+        codes = {finding.code for finding in stored.summary("predictions").findings}
+        audit = Audit(layers, limits, n, subject.label, predicted, subject.n_class, "predictions/input-scale" in codes)
         return Summary(_columns(layers), measurements(audit), findings(audit), notes(audit))
 
 
@@ -90,42 +127,56 @@ def audited_layers(subject: Subject) -> tuple[LayerSpec, ...]:
     return tuple(layer for layer in subject.layers if layer.kind in ("conv", "relu"))
 
 
-def _audited(layer: LayerSpec, limits: Limits, n: int, stored: Stored) -> Audited:
-    try:
-        columns = {
-            key: np.asarray(stored[f"activations/{layer.name}/{key}"][:])
-            for key in ("fired", "rate", "variance", "min", "max", "mean_abs", "saturated")
-        }
-        top = np.asarray(stored[f"activations/{layer.name}/top_image"][:])
-    except StoreError as error:
-        raise StageError(
-            f"filters: statistics of {layer.name} are not stored; activations.layers must select every conv and relu"
-        ) from error
-    seen = ChannelStatistics(**columns)
-    judge = relu_troubles if layer.kind == "relu" else linear_troubles
+def _audited(layer: LayerSpec, limits: Limits, n: int, known: Kin, stored: Stored) -> Audited:
+    seen, made = statistics(layer, stored), making(layer, known, stored)
+    if layer.kind == "relu":
+        trouble, score = relu_troubles(seen, limits), dormancy(seen.mean_abs)
+    else:
+        near_zero = (made.near_zero > 0) | unread(made.outgoing)
+        trouble = weight_troubles(linear_troubles(seen, limits), near_zero, duplicates(layer, made, known))
+        score = np.full(len(seen.rate), np.nan)
+    slot = known.added(layer)
     return Audited(
         layer=layer,
-        trouble=judge(seen, limits),
+        trouble=trouble,
         rate=seen.rate,
         bound=rate_bound(seen.fired, n),
-        score=dormancy(seen.mean_abs) if layer.kind == "relu" else np.full(len(seen.rate), np.nan),
+        score=score,
         fired=seen.fired,
         finite=seen.finite,
-        top_image=top,
+        top_image=top_images(layer, stored),
+        cause=find_causes(trouble, made, known.is_joint(layer)),
+        made=made,
+        alive_behind=alive_behind(layer, known, stored),
+        repeated=np.zeros(len(trouble), bool),
+        off_at=known.off_at(layer),
+        added=None if slot is None else (slot["layer"], slot["first"]),
     )
+
+
+def _told_by_relus(layers: Sequence[Audited], known: Kin) -> tuple[Audited, ...]:
+    """Mark what the ReLU made of a convolution tells too."""
+    by_name = {audited.layer.name: audited for audited in layers}
+    marked = []
+    for audited in layers:
+        relu = by_name.get(known.relu_of.get(audited.layer.name, "")) if audited.layer.kind == "conv" else None
+        told = None if relu is None else is_repeated(audited.trouble, relu.trouble)
+        marked.append(audited if told is None else replace(audited, repeated=told))
+    return tuple(marked)
 
 
 def _columns(layers: Sequence[Audited]) -> dict[str, Any]:
     sizes = [len(audited.trouble) for audited in layers]
     return {
         "layer": np.repeat(np.arange(len(layers), dtype=np.int32), sizes),
-        "channel": _chained([np.arange(size, dtype=np.int32) for size in sizes], np.int32),
-        "trouble": _chained([audited.trouble for audited in layers], np.int8),
-        "rate": _chained([audited.rate for audited in layers], np.float64),
-        "bound": _chained([audited.bound for audited in layers], np.float64),
-        "score": _chained([audited.score for audited in layers], np.float64),
+        "channel": _chained([np.arange(size, dtype=np.int32) for size in sizes], "int32"),
+        **{
+            spec.path: _chained([getattr(audited, spec.path) for audited in layers], spec.dtype)
+            for spec in (TROUBLE, RATE, BOUND, SCORE, CAUSE, ALIVE_BEHIND, REPEATED)
+        },
+        **{spec.path: _chained([getattr(audited.made, spec.path) for audited in layers], spec.dtype) for spec in MADE},
     }
 
 
-def _chained(parts: Sequence[np.ndarray], kind: type) -> np.ndarray:
+def _chained(parts: Sequence[np.ndarray], kind: str) -> np.ndarray:
     return np.concatenate([np.empty(0, kind), *parts]).astype(kind)

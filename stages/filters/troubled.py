@@ -9,7 +9,8 @@ from jaxtyping import Int
 
 from ..numerics.statistics import rule_of_three
 from ..specs import Finding, Severity
-from .judgements import Audit, Audited, definitions
+from .causes import CAUSES
+from .judgements import Audit, Audited, definitions, doubt
 
 # In the order in which they are told.
 _SEVERITY: dict[str, Severity] = {
@@ -61,9 +62,12 @@ def findings(audit: Audit) -> tuple[Finding, ...]:
 
 
 def _silent_layers(silent: Sequence[Audited], audit: Audit) -> tuple[Finding, ...]:
+    if not silent:
+        return ()
     cause = (
-        f"Above zero in none of {audit.n} images; little can pass. {_doubt(audit)}What next: look at the bias and norm "
-        "in front, and at what the layer before passes on; the first such layer may silence those behind it."
+        f"Above zero in none of {audit.n} images; little can pass. {_doubt(audit)}{_causes('dead', silent)}What next: "
+        "look at the bias and norm in front, and at what the layer before passes on; the first such layer may silence "
+        "those behind it."
     )
     if len(silent) > _APART:
         shown = "; ".join(_named(audited, "dead") for audited in silent[:_APART])
@@ -115,13 +119,35 @@ def _detail(trouble: str, worst: Sequence[Audited], audit: Audit, limit: int = 4
         f" (so in fewer than {rule_of_three(audit.n):.3%} of all, at 95 %: rule of three)" if trouble == "dead" else ""
     )
     lead = "Worst first: " if len(worst) > 1 else ""
-    return f"{lead}{shown}{more}. That is: {seen}{bound}. {_doubt(audit)}{_NEXT[trouble]}."
+    return f"{lead}{shown}{more}. That is: {seen}{bound}. {_doubt(audit)}{_causes(trouble, worst)}{_NEXT[trouble]}."
 
 
 def _doubt(audit: Audit) -> str:
-    if not audit.knows_nothing:
+    if not (audit.knows_nothing or audit.is_fed_wrongly):
         return ""
-    return "The network answers no better than chance, and that alone can make filters look so: settle it first. "
+    return doubt(audit) + " "
+
+
+#: Few words for each cause, behind its number of channels.
+_WHY = {
+    "bias": "its bias",
+    "norm_scale": "a norm scale next to zero",
+    "norm_shift": "the shift of its norm",
+    "incoming": "incoming weights next to zero",
+    "input": "what it reads never varies",
+    "weights": "its weighted sum",
+    "outgoing": "no reader",
+    "several": "several layers together",
+    "unknown": "no single weight",
+}
+
+
+def _causes(trouble: str, worst: Sequence[Audited]) -> str:
+    """How many channels each cause explains, the most frequent first."""
+    codes = np.concatenate([audited.cause[audited.channels(trouble)] for audited in worst])
+    counts = {name: int((codes == place).sum()) for place, name in enumerate(CAUSES)}
+    told = sorted((name for name in _WHY if counts[name]), key=lambda name: -counts[name])
+    return f"Cause, by channels: {', '.join(f'{_WHY[name]} {counts[name]}' for name in told)}. " if told else ""
 
 
 def _judged(troubled: Sequence[Audited], audit: Audit) -> int:

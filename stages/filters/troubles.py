@@ -1,4 +1,4 @@
-"""What can be wrong with a channel, judged from its activations alone."""
+"""What can be wrong with a channel, judged from its activations and, where those are well, from its weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from jaxtyping import Bool, Float, Int
 from ..numerics.statistics import rule_of_three, wilson
 
 #: The place of a name is its code in ``filters/trouble``.
-TROUBLES = ("none", "dead", "rare", "dormant", "constant", "saturated")
+TROUBLES = ("none", "dead", "rare", "dormant", "constant", "saturated", "duplicate", "near_zero")
+#: Those that show in the activations.
+SEEN = TROUBLES[1:6]
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,18 @@ def linear_troubles(seen: ChannelStatistics, limits: Limits) -> Int[np.ndarray, 
     Below zero is no silence there: what follows may shift it, add to it or use its sign.
     """
     return _first({"constant": is_constant(seen, limits.constant)}, len(seen.fired))
+
+
+def weight_troubles(
+    trouble: Int[np.ndarray, " channel"],
+    near_zero: Bool[np.ndarray, " channel"],
+    duplicate: Bool[np.ndarray, " channel"],
+) -> Int[np.ndarray, " channel"]:
+    """Code of what is wrong with each channel of a convolution once its weights are known too.
+
+    A channel that never varies stays that; else it weighs next to nothing, or is a duplicate.
+    """
+    return _first({"constant": trouble != 0, "near_zero": near_zero, "duplicate": duplicate}, len(trouble))
 
 
 def _first(checks: dict[str, np.ndarray], n: int) -> Int[np.ndarray, " channel"]:

@@ -178,6 +178,12 @@ def add_checks(data, label, predicted, good, feature, k):
         "filters/rate": np.linspace(0, 1, 24),
         "filters/bound": np.linspace(0.01, 1, 24),
         "filters/score": np.linspace(0, 2, 24),
+        "filters/cause": np.array([0, 0, 0, 2, 0, 1, 0, 0] + [0] * 14 + [3, 1], np.int8),
+        "filters/alive_behind": np.array([-1] * 22 + [1, 0], np.int8),
+        "filters/repeated": np.zeros(24, np.int8),
+        **{f"filters/{key}": np.linspace(-1, 1, 24) for key in ("norm", "gamma", "beta", "outgoing", "cosine")},
+        "filters/bias": np.full(24, -1e3),
+        "filters/twin": np.full(24, -1, np.int32),
         "ablation/layer": np.array([0, 1, -1], np.int32),
         "ablation/channel": np.array([3, -1, -1], np.int32),
         "ablation/accuracy": np.array([0.85, 0.86, np.nan]),
@@ -238,7 +244,13 @@ def summaries(label, predicted, good, bad, n, n_axis):
         "filters": Summary({}, (nothing,), (dead, rest), {
             "layers": ["block1.conv", "block2.conv"],
             "definitions": {"dead": "fires for no image"},
-            "troubles": ["none", "dead", "rare", "dormant", "constant", "saturated"],
+            "troubles": ["none", "dead", "rare", "dormant", "constant", "saturated", "duplicate", "near_zero"],
+            "causes": ["none", "unknown", "bias", "norm_scale"],
+            "kinds": ["relu", "relu"],
+            "off_at": ["block1.conv", "block2.conv"],
+            "added": [None, ["block2.relu", 0]],
+            "doubt": {"text": "", "grave": False},
+            "n": 240,
         }),
         "ablation": Summary(notes={
             "layers": ["block1.conv", "block2.conv"],
@@ -314,6 +326,40 @@ def store():
 @pytest.fixture(scope="session")
 def signal_store():
     return make_store(n=80, signal=True)
+
+
+def weights_audit(verdict):
+    return {
+        "verdict": verdict, "reason": "", "planes": 24, "needed": 200, "smooth": 3, "filters": 8, "near_zero": 0,
+        "duplicates": None, "spikes": 1, "values": 8, "moran": 0.2, "chance": -0.125, "p": 0.004,
+        "low": 0.1, "high": 0.3, "top": 1.0, "edge": 0.5, "shuffled": 0.4,
+        "near_zero_by_chance": 0.0, "duplicates_by_chance": 0.0,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def walked(store):
+    """The store with weights and receptive fields of its four layers."""
+    rng = np.random.default_rng(3)
+    data = dict(store.data)
+    data["weights/block1.conv/filter"] = rng.normal(size=(8, 3, 3, 5)).astype(np.float32)
+    data["weights/block2.conv/slice"] = rng.normal(size=(40, 3, 5)).astype(np.float32)
+    data["weights/block2.conv/slice_of"] = rng.integers(0, 8, (40, 2)).astype(np.int32)
+    table = [
+        {"name": name, "kind": "conv" if "conv" in name else "relu", "type": "X", "output": [8, 6, 8], "parameters": 0}
+        for name in LAYERS
+    ]
+    for row, parameters, verdict in ((table[0], 360, "smooth"), (table[2], 1920, "noise")):
+        row |= {"parameters": parameters, "kernel": [3, 5], "stride": [1, 2], "groups": 1, "audit": weights_audit(verdict)}
+    whole = {"channels": [[0, 8]], "size": [0, 0], "stride": [0, 0], "centre": [0, 0], "status": "whole"}
+    exact = whole | {"size": [3.0, 5.0], "stride": [1.0, 2.0], "status": "exact"}
+    groups = {"block1.conv": [exact], "block1.relu": [exact, exact | {"size": [7, 9]}], "block2.conv": [whole]}
+    notes = {"table": table, "lineage": {}, "first_convolution": "block1.conv", "parameters": 2280}
+    summaries = store.summaries | {
+        "weights": Summary(notes=notes),
+        "receptive_fields/theoretical": Summary(notes={"groups": groups, "status": ["exact", "whole", "unknown"]}),
+    }
+    return replace(store, data=data, summaries=summaries)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from convaudit.stages.ablation.candidates import choose
+from convaudit.stages.ablation.candidates import Flags, choose
 from convaudit.stages.ablation.stage import Ablation, sampled
 from convaudit.stages.contract import Ablate
 from convaudit.stages.errors import ConfigError, StageError
@@ -12,26 +12,20 @@ from convaudit.stages.specs import Summary
 
 from ...stored_fake import StoredFake, codes_of, fold, make_subject, settle, values_of
 
-TROUBLES = ["none", "dead", "rare", "dormant", "constant", "saturated"]
+TROUBLES = ["none", "dead", "rare", "dormant", "constant", "saturated", "duplicate", "near_zero"]
 LAYERS = ["conv", "early", "late"]
 KINDS = ["conv", "relu", "relu"]
-#: (layer, channel, trouble) of the filter audit; a constant convolution and a dormant channel are none of ours.
-FLAGS = [(0, 0, 4), (0, 1, 0), (1, 0, 1), (1, 1, 2), (1, 2, 0), (2, 0, 3), (2, 1, 2), (2, 2, 1), (2, 3, 2)]
+#: Channels of the convolution are switched off behind its ReLU.
+OFF_AT = ["early", "early", "late"]
+#: (layer, channel, trouble, repeated) of the filter audit; the ReLU tells of the constant convolution.
+FLAGS = [(0, 0, 4, 1), (0, 1, 0, 0), (1, 0, 1, 0), (1, 1, 2, 0), (1, 2, 0, 0), (2, 0, 0, 0), (2, 1, 2, 0)]
+FLAGS += [(2, 2, 1, 0), (2, 3, 2, 0)]
 WEIGHT = np.random.default_rng(8).normal(size=(4, 3))
 
 
-def chosen(flags=FLAGS, max_channels=8, max_layers=4):
-    layer, channel, trouble = (np.array(column) for column in zip(*flags, strict=True))
-    return choose(
-        layers=LAYERS,
-        kinds=KINDS,
-        troubles=TROUBLES,
-        layer=layer,
-        channel=channel,
-        trouble=trouble,
-        max_channels=max_channels,
-        max_layers=max_layers,
-    )
+def chosen(flags=FLAGS, max_channels=8, max_layers=4, off_at=OFF_AT):
+    columns = (np.array(column) for column in zip(*flags, strict=True))
+    return choose(Flags(LAYERS, KINDS, TROUBLES, off_at, *columns), max_channels, max_layers)
 
 
 def hidden(n):
@@ -51,17 +45,18 @@ def logits(images, variant=None):
 
 
 def stored_for(flags=FLAGS, n=23):
-    layer, channel, trouble = (np.array(column) for column in zip(*flags, strict=True))
+    layer, channel, trouble, repeated = (np.array(column) for column in zip(*flags, strict=True))
     ordered = np.sort(logits(np.arange(n)), axis=1)
     return StoredFake(
         {
             "filters/layer": layer.astype(np.int32),
             "filters/channel": channel.astype(np.int32),
             "filters/trouble": trouble.astype(np.int8),
+            "filters/repeated": repeated.astype(np.int8),
             "predictions/predicted": logits(np.arange(n)).argmax(axis=1).astype(np.int32),
             "predictions/margin": (ordered[:, -1] - ordered[:, -2]).astype(np.float32),
         },
-        {"filters": Summary(notes={"layers": LAYERS, "kinds": KINDS, "troubles": TROUBLES})},
+        {"filters": Summary(notes={"layers": LAYERS, "kinds": KINDS, "troubles": TROUBLES, "off_at": OFF_AT})},
     )
 
 
@@ -93,6 +88,34 @@ def test_rare_channels_come_first_then_dead_ones_then_layers():
         ("late", (1, 2, 3), True),
     ]
     assert [case.by_evidence for case in cases] == [False, False, False, True, True, False, False]
+
+
+def test_kinds_take_turns_so_that_none_uses_up_the_cap_and_dead_ones_come_last():
+    kinds = [1, 2, 2, 2, 5, 7, 6, 6, 3, 4]
+    cases = chosen([(2, channel, kind, 0) for channel, kind in enumerate(kinds)], 20, 0).cases
+    assert [case.troubles[0] for case in cases] == [
+        *("rare", "saturated", "constant", "duplicate", "near_zero", "dormant"),
+        *("rare", "duplicate", "rare", "dead"),
+    ]
+    assert [case.channels[0] for case in cases] == [1, 4, 9, 6, 5, 8, 2, 7, 3, 0]
+
+
+def test_a_convolution_is_switched_off_where_nothing_is_left_of_it_and_once():
+    flags = [(0, 1, 6, 0), (0, 2, 7, 0), (1, 1, 2, 0)]
+    choice = chosen(flags, 8, 4)
+    assert [(case.layer, case.channels, case.troubles) for case in choice.cases] == [
+        ("early", (1,), ("rare",)),
+        ("early", (2,), ("near_zero",)),
+        ("early", (1, 2), ("near_zero", "rare")),
+    ]
+    norm = chosen(flags[:1], 8, 0, ["norm", "early", "late"])
+    assert norm.layers == (*LAYERS, "norm")
+    assert [(case.layer, case.place) for case in norm.cases] == [("norm", 3)]
+
+
+def test_a_dead_channel_of_a_convolution_is_no_evidence():
+    (case,) = chosen([(0, 1, 1, 0)], 8, 0).cases
+    assert not case.by_evidence
 
 
 def test_caps_leave_out_and_say_so():
@@ -151,7 +174,7 @@ def test_bad_images_take_no_part():
 
 
 def test_nothing_flagged_leaves_empty_rows_and_no_tasks():
-    flags = [(0, 0, 4), (1, 0, 0), (2, 0, 3)]
+    flags = [(0, 0, 4, 1), (1, 0, 0, 0), (2, 0, 0, 0)]
     stored, subject = stored_for(flags), make_subject(np.zeros(23, int))
     assert list(Ablation().tasks(subject, stored)) == []
     summary = run(Ablation(), subject, stored)
@@ -177,7 +200,7 @@ def test_unlabelled_images_can_flip_but_have_no_accuracy():
 
 
 def test_a_silent_channel_that_changes_answers_is_a_contradiction():
-    flags = [(1, 0, 0), (2, 2, 1)]
+    flags = [(1, 0, 0, 0), (2, 2, 1, 0)]
 
     def unsteady(images, variant=None):
         return np.roll(logits(images, variant), 1, axis=1)
