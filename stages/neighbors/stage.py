@@ -85,7 +85,7 @@ class Neighbors(SoleLeaf):
     also: tuple[str, ...] = ()
     metric: Metric = "cosine"
     k: int = 10
-    near: float = 0.3
+    near: float = 0.4
     block: int = 4096
     device: Device = "cpu"
     examples: int = 12
