@@ -350,7 +350,13 @@ def walked(store):
         for name in LAYERS
     ]
     for row, parameters, verdict in ((table[0], 360, "smooth"), (table[2], 1920, "noise")):
-        row |= {"parameters": parameters, "kernel": [3, 5], "stride": [1, 2], "groups": 1, "audit": weights_audit(verdict)}
+        row |= {
+            "parameters": parameters,
+            "kernel": [3, 5],
+            "stride": [1, 2],
+            "groups": 1,
+            "audit": weights_audit(verdict),
+        }
     whole = {"channels": [[0, 8]], "size": [0, 0], "stride": [0, 0], "centre": [0, 0], "status": "whole"}
     exact = whole | {"size": [3.0, 5.0], "stride": [1.0, 2.0], "status": "exact"}
     groups = {"block1.conv": [exact], "block1.relu": [exact, exact | {"size": [7, 9]}], "block2.conv": [whole]}

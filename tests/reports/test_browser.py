@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from convaudit.reports.build import StageTime, build_nightly, build_report
+from convaudit.reports.build import PAGES, StageTime, build_nightly, build_pages, build_report
 
 ROOT = Path(__file__).resolve().parents[2]
+NAMES = ("report", "signals", "nightly", "pages/index", "pages/network", "pages/filters")
 SHOWN = """
 const bad = [];
 for (const image of document.querySelectorAll('img'))
@@ -29,7 +30,7 @@ Promise.all(loads).then(found => arguments[0]([...bad, ...found.filter(Boolean)]
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory, store, signal_store):
+def pages(tmp_path_factory, store, signal_store, walked):
     folder = tmp_path_factory.mktemp("pages")
     notes = dict(store.summary("verdicts").notes)
     times = [StageTime("predictions", 1.5, 240), StageTime("saliency", None, None, "failed")]
@@ -37,7 +38,8 @@ def pages(tmp_path_factory, store, signal_store):
         "report": build_report(store, {"seed": 0}),
         "signals": build_report(signal_store, {"seed": 0}),
         "nightly": build_nightly(notes, times, {"commit": "abc"}, {"Report": "report.html"}, {"date": "2026-01-02"}),
-    }
+    } | {f"{PAGES}/{name.removesuffix('.html')}": text for name, text in build_pages(walked, {"seed": 0}).items()}
+    (folder / PAGES).mkdir()
     for name, text in texts.items():
         (folder / f"{name}.html").write_text(text, encoding="utf-8")
     return {name: folder / f"{name}.html" for name in texts}
@@ -67,14 +69,14 @@ def axe():
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["report", "signals", "nightly"])
+@pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_missing_or_complains(browser, pages, name, scheme):
     show(browser, pages[name], scheme)
     assert browser.execute_async_script(SHOWN) == []
     assert console(browser) == []
 
 
-@pytest.mark.parametrize("name", ["report", "signals", "nightly"])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("width", [390, 800, 1200])
 def test_page_never_scrolls_sideways(browser, pages, name, width):
     show(browser, pages[name], width=width)
@@ -91,7 +93,7 @@ def test_dark_is_dark_and_light_is_light(browser, pages):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["report", "signals", "nightly"])
+@pytest.mark.parametrize("name", NAMES)
 def test_axe_finds_nothing(browser, pages, axe, name, scheme):
     show(browser, pages[name], scheme)
     browser.execute_script("document.querySelectorAll('details').forEach(item => item.open = true)")
@@ -126,17 +128,42 @@ def test_sandboxed_frame_shows_everything(browser, pages, tmp_path, way):
     assert console(browser) == []
 
 
-def test_page_reads_the_same_without_javascript(browser, pages):
-    show(browser, pages["report"])
+@pytest.mark.parametrize("name", ["report", "pages/network", "pages/filters"])
+def test_page_reads_the_same_without_javascript(browser, pages, name):
+    show(browser, pages[name])
     text = browser.find_element("css selector", "body").text
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
-        show(browser, pages["report"])
+        show(browser, pages[name])
         assert browser.find_element("css selector", "body").text == text
-        browser.find_element("css selector", "summary").click()
-        assert browser.find_element("css selector", "details").get_attribute("open") is not None
+        if name == "report":
+            browser.find_element("css selector", "summary").click()
+            assert browser.find_element("css selector", "details").get_attribute("open") is not None
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+def test_pages_are_walked_by_their_links(browser, pages):
+    show(browser, pages["report"])
+    browser.find_element("css selector", "#network li a").click()
+    assert browser.current_url.endswith("pages/network.html#layer-0")
+    browser.find_element("css selector", "#layer-0 .steps a").click()
+    assert browser.current_url.endswith("#layer-2")
+    browser.find_element("css selector", ".brand a").click()
+    assert browser.current_url == pages["report"].as_uri()
+    show(browser, pages["pages/index"])
+    browser.find_element("link text", "All channels in trouble").click()
+    assert browser.current_url == pages["pages/filters"].as_uri()
+
+
+def test_table_of_channels_sorts_where_it_stands(browser, pages):
+    show(browser, pages["pages/filters"])
+    rows = (
+        "return [...document.querySelectorAll('table.sortable')[0].tBodies[0].rows].map(row => row.cells[1].innerText)"
+    )
+    before = browser.execute_script(rows)
+    browser.find_elements("css selector", "table.sortable .sorter")[1].click()
+    assert browser.execute_script(rows) == sorted(before, key=int, reverse=True)
 
 
 def test_print_hides_navigation_and_shows_what_is_folded(browser, pages):

@@ -14,46 +14,12 @@ from convaudit.reports.build import ReportOptions, build_pages, build_report
 from convaudit.reports.material import Limits, Material
 from convaudit.stages.specs import Finding, Summary
 
-CONVOLUTIONS = {"block1.conv": 8, "block2.conv": 16}
 LAYERS = ("block1.conv", "block1.relu", "block2.conv", "block2.relu")
 
 
-def audit(verdict):
-    return {
-        "verdict": verdict, "reason": "", "planes": 24, "needed": 200, "smooth": 3, "filters": 8, "near_zero": 0,
-        "duplicates": None, "spikes": 1, "values": 8, "moran": 0.2, "chance": -0.125, "p": 0.004,
-        "low": 0.1, "high": 0.3, "top": 1.0, "edge": 0.5, "shuffled": 0.4,
-        "near_zero_by_chance": 0.0, "duplicates_by_chance": 0.0,
-    }  # fmt: skip
-
-
-def weighed(edited, store, **changes):
-    """The store with weights and receptive fields of its four layers."""
-    rng = np.random.default_rng(3)
-    data = dict(store.data)
-    data["weights/block1.conv/filter"] = rng.normal(size=(8, 3, 3, 5)).astype(np.float32)
-    data["weights/block2.conv/slice"] = rng.normal(size=(40, 3, 5)).astype(np.float32)
-    data["weights/block2.conv/slice_of"] = rng.integers(0, 8, (40, 2)).astype(np.int32)
-    table = [
-        {"name": name, "kind": "conv" if "conv" in name else "relu", "type": "X", "output": [8, 6, 8], "parameters": 0}
-        for name in LAYERS
-    ]
-    for row, parameters, verdict in ((table[0], 360, "smooth"), (table[2], 1920, "noise")):
-        row |= {"parameters": parameters, "kernel": [3, 5], "stride": [1, 2], "groups": 1, "audit": audit(verdict)}
-    whole = {"channels": [[0, 8]], "size": [0, 0], "stride": [0, 0], "centre": [0, 0], "status": "whole"}
-    exact = whole | {"size": [3.0, 5.0], "stride": [1.0, 2.0], "status": "exact"}
-    groups = {"block1.conv": [exact], "block1.relu": [exact, exact | {"size": [7, 9]}], "block2.conv": [whole]}
-    notes = {"table": table, "lineage": {}, "first_convolution": "block1.conv", "parameters": 2280}
-    summaries = store.summaries | {
-        "weights": Summary(notes=notes),
-        "receptive_fields/theoretical": Summary(notes={"groups": groups, "status": ["exact", "whole", "unknown"]}),
-    }
-    return edited(**({"data": data, "summaries": summaries} | changes))
-
-
 @pytest.fixture
-def full(edited, store):
-    return weighed(edited, store)
+def full(walked):
+    return walked
 
 
 def findings(*rows):
