@@ -59,6 +59,8 @@ class Panel:
         The same in words, for those who cannot see it.
     href
         The picture; empty for signals. It is transparent beyond the edge of an image.
+    gaps
+        Path of the lines between pictures.
     cells
         The signals.
     """
@@ -68,13 +70,14 @@ class Panel:
     height: int
     alt: str
     href: str = ""
+    gaps: str = ""
     cells: tuple[Cell, ...] = ()
 
     @property
     def size(self) -> int:
         """Bytes it adds to the page."""
         drawn = sum(160 + sum(len(d) + 40 for d in cell.paths) + 90 * len(cell.beyond) for cell in self.cells)
-        return len(self.href) + drawn + 400
+        return len(self.href) + len(self.gaps) + drawn + 400
 
 
 def inside(span: np.ndarray, space: Sequence[int], size: np.ndarray) -> tuple[slice, ...]:
@@ -123,7 +126,16 @@ def pictures(
             cell = _cell(crop, part, factor, shrink)
             y, x = (at // ACROSS) * (height + _GAP), (at % ACROSS) * (width + _GAP)
             whole[y : y + cell.shape[0], x : x + cell.shape[1]] = cell
-    return Panel(title, whole.shape[1], whole.shape[0], alt, _encoded(whole, factor >= _ENLARGED))
+    down = "".join(f"M0 {at * (height + _GAP) - _GAP / 2:g}h{whole.shape[1]}" for at in range(1, rows))
+    across = "".join(f"M{at * (width + _GAP) - _GAP / 2:g} 0v{whole.shape[0]}" for at in range(1, ACROSS))
+    return Panel(title, whole.shape[1], whole.shape[0], alt, _encoded(whole, factor >= _ENLARGED), down + across)
+
+
+def brightened(projection: np.ndarray) -> np.ndarray:
+    """Stretch a projection around its zero, 128, so that its few strongest values do not hide the rest."""
+    values = projection.astype(float) - 128
+    limit = rasters.strongest(values)
+    return np.rint(np.clip(values * (127 / limit if limit else 1.0), -127, 127) + 128).astype(np.uint8)
 
 
 def _cell(crop: np.ndarray, part: tuple[slice, ...] | None, factor: int, shrink: float) -> np.ndarray:

@@ -15,11 +15,11 @@ from ..material import Material
 
 TITLE = "Patches"
 QUESTION = "What is each channel looking for?"
-_NAMES = {"deconvnet": "Deconvnet", "guided": "Guided backprop", "plain": "Gradient"}
+_NAMES = {"deconvnet": "Deconvnet", "guided": "Guided", "plain": "Gradient"}
 #: What a channel costs in markup, and each of its images.
 _MARKUP, _LINE = 1100, 260
 # Channels of one layer on the first page.
-_PER_LAYER = 6
+_PER_LAYER = 2
 
 
 @dataclass(frozen=True)
@@ -198,8 +198,9 @@ class _Drawer:
 
         panels = [panel("Patches", f"What excites {name} most", read("signal" if self.signal else "crop"))]
         for at, rule in enumerate(self.rules):
-            title = _NAMES.get(rule, rule)
-            panels.append(panel(title, f"{title} of the same units of {name}", read("projection")[:, at]))
+            title, stack = _NAMES.get(rule, rule), read("projection")[:, at]
+            stack = stack if self.signal else np.stack([patchwork.brightened(one) for one in stack])
+            panels.append(panel(title, f"{title} projection of the same units of {name}", stack))
         prefers, selective = self._preference(layer, channel)
         return ChannelPatches(
             layer=layer,
@@ -224,7 +225,7 @@ class _Drawer:
         if favourite < 0:
             return "", False
         name = self.material.class_name(int(favourite))
-        odds = f"{100 * chance:.2g} %" if chance < 0.995 else "100 %"
+        odds = "under 0.01 %" if chance < 1e-4 else f"{100 * chance:.2g} %" if chance < 0.995 else "100 %"
         return f"{name}: {round(float(share) * int(n))} of {int(n)}; by chance {odds}", bool(chance <= 0.01)
 
     def _cosine(self, layer: str, channel: int) -> str:
@@ -244,7 +245,7 @@ class _Drawer:
         unit = "samples" if self.signal else "pixels"
         if status == "whole":
             return f"it sees the whole image; shown is what reaches it in place, {text} {unit}"
-        return f"up to {text} {unit}"
+        return f"it sees {text} {unit}"
 
     def _sightings(self, layer: str, channel: int, shown: Sequence[int], span: np.ndarray) -> tuple[Sighting, ...]:
         value = self.material.row(f"activations/{layer}/top_value", channel)

@@ -63,7 +63,9 @@ def measurements(layers: Sequence[Shown], cosine: np.ndarray, stem: str) -> tupl
     if len(outside):
         told = "Largest share of a projection's magnitude outside of the receptive field that theory gives its unit."
         worst = float(outside.max())
-        found.append(Measurement("patches/outside_field", worst, "1", "lower", len(outside), "patches/outside", told))
+        found.append(
+            Measurement("patches/outside_field", worst, "1", "lower", len(outside), "patches/*/projection", told)
+        )
     measured = cosine[np.isfinite(cosine)]
     if len(measured):
         told = "Median over the filters of the first convolution of the cosine between filter and the patch that "
@@ -83,9 +85,8 @@ def _selective(layers: Sequence[Shown]) -> Measurement:
         "1",
         "neither",
         len(chance),
-        "patches/chance",
-        f"Share of channels whose most exciting images prefer a class; chance alone would give at most {CHANCE:g}. "
-        + DEFINITION,
+        "patches/*/chance",
+        f"Share of channels whose most exciting images prefer a class; chance alone would give at most {CHANCE:g}.",
     )
 
 
