@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +17,11 @@ QUESTION = "Does it matter when a channel that looks idle is switched off?"
 
 @dataclass(frozen=True)
 class Switched:
-    """The model without one channel: its accuracy, the change of it, and the predictions that change."""
+    """The model without one channel, and its trouble: accuracy, the change of it, and the predictions that change."""
 
     layer: str
     channel: str
+    trouble: str
     accuracy: float
     change: float
     flipped: int
@@ -26,16 +29,19 @@ class Switched:
 
 @dataclass(frozen=True)
 class AblationView:
-    """What was switched off, largest loss first."""
+    """What was switched off, largest loss first; `left_out` channels in trouble were not, for the cap."""
 
     rows: tuple[Switched, ...]
     hidden: int
+    left_out: int
 
 
 def view(material: Material, album: Album) -> AblationView:
     """Gather what the section shows; it has no pictures."""
     del album
-    names = [str(name) for name in material.notes("ablation").get("layers", ())]
+    notes = material.notes("ablation")
+    names = [str(name) for name in notes.get("layers", ())]
+    told = {case["row"]: case for case in notes.get("cases", ())}
     layer, channel = material.array("ablation/layer").astype(int), material.array("ablation/channel").astype(int)
     accuracy, change = material.array("ablation/accuracy"), material.array("ablation/change")
     flipped = material.array("ablation/flipped").astype(int)
@@ -45,10 +51,16 @@ def view(material: Material, album: Album) -> AblationView:
         Switched(
             names[layer[row]],
             "all flagged together" if channel[row] < 0 else str(channel[row]),
+            _trouble(told.get(int(row), {})),
             float(accuracy[row]),
             float(change[row]),
             int(flipped[row]),
         )
         for row in order[: material.limits.rows]
     ]
-    return AblationView(tuple(rows), len(order) - len(rows))
+    return AblationView(tuple(rows), len(order) - len(rows), int(notes.get("left_out", {}).get("channels", 0)))
+
+
+def _trouble(case: Mapping[str, Any]) -> str:
+    words = ", ".join(str(kind).replace("_", " ") for kind in case.get("troubles", ()))
+    return f"{words} (no run)" if case.get("how") == "evidence" else words

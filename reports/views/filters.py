@@ -97,6 +97,8 @@ class FiltersView:
         What has to be settled before any of this is looked at.
     images
         How many images the rates rest on; None where that is not noted.
+    has_behind, has_norm
+        Whether a channel flows into a sum, and whether one has a norm.
     """
 
     troubles: tuple[str, ...]
@@ -109,6 +111,8 @@ class FiltersView:
     doubt: str
     grave: bool
     images: int | None
+    has_behind: bool
+    has_norm: bool
 
 
 def view(material: Material, album: Album) -> FiltersView:
@@ -123,18 +127,20 @@ def view(material: Material, album: Album) -> FiltersView:
     rows = ill[: material.limits.rows]
     layers = [_layer(table.names[at], trouble[layer == at], len(table.troubles)) for at in np.unique(layer[layer >= 0])]
     troubled = tuple(row for row in layers if any(row.counts))
-    doubt = notes.get("doubt", {})
+    doubt, filters = notes.get("doubt", {}), tuple(table.row(int(row)) for row in rows)
     return FiltersView(
         troubles=tuple(word.replace("_", " ") for word in table.troubles[1:]),
         definitions=tuple((word.replace("_", " "), str(text)) for word, text in notes.get("definitions", {}).items()),
         layers=troubled,
         well=len(layers) - len(troubled),
-        filters=tuple(table.row(int(row)) for row in rows),
+        filters=filters,
         hidden=len(ill) - len(rows),
         n=len(layer),
         doubt=str(doubt.get("text", "")),
         grave=bool(doubt.get("grave")),
         images=notes.get("n"),
+        has_behind=any(row.behind for row in filters),
+        has_norm=any(not math.isnan(row.gamma) for row in filters),
     )
 
 
@@ -228,7 +234,7 @@ class _Table:
         if math.isnan(bound):
             return ""
         rule = f" (3/{self._n})" if self._n and rate == 0 else ""
-        return f"under {100 * bound:.3g} %{rule}" if rate == 0 else f"{100 * bound:.3g} %"
+        return f"< {100 * bound:.3g} %{rule}" if rate == 0 else f"{100 * bound:.3g} %"
 
     def _behind(self, place: int, alive: int) -> str:
         added, word = self._added[place], {1: "alive", 0: "silent"}.get(alive)
@@ -236,7 +242,7 @@ class _Table:
 
     def _without(self, place: int, channel: int, trouble: str) -> Cell:
         if trouble == "dead" and self._kinds[place] == "relu":
-            return Cell("nothing: zero already, no run", 0.0)
+            return Cell("nothing: zero already, no run needed", 0.0)
         if self._switched is None:
             return Cell("not measured", math.nan)
         return self._switched.get((self._off_at[place], channel), Cell("not run", math.nan))

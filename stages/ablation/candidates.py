@@ -92,16 +92,16 @@ class Flags:
 
     def is_silent(self, row: int) -> bool:
         """Whether a channel is zero already, since it stands behind a ReLU and never fires."""
-        return self.kinds[self.layer[row]] == "relu" and self.troubles[self.trouble[row]] == "dead"
+        return self.kinds[int(self.layer[row])] == "relu" and self.troubles[int(self.trouble[row])] == "dead"
 
     def place(self, row: int) -> str:
         """Where a channel is switched off."""
-        return self.off_at[self.layer[row]]
+        return self.off_at[int(self.layer[row])]
 
     def rows(self) -> list[int]:
         """Channels in trouble, each once, by kind from the most telling and then in the order of the forward pass."""
         flagged = np.flatnonzero((self.trouble > 0) & (self.repeated == 0))
-        told = np.array([TELLING.index(self.troubles[code]) for code in self.trouble[flagged]], np.int64)
+        told = np.array([TELLING.index(self.troubles[int(code)]) for code in self.trouble[flagged]], np.int64)
         # Convolution and ReLU may both be in trouble; the channel is switched off once.
         once: dict[tuple[str, int], int] = {}
         for row in flagged[np.argsort(told, kind="stable")].tolist():
