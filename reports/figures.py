@@ -202,7 +202,15 @@ def _ticks(low: float, high: float, to: tuple[float, float], count: int) -> tupl
     return tuple(Tick(round(to[0] * value + to[1], 1), short(value)) for value in nice_ticks(low, high, count))
 
 
-def lines(series: Mapping[str, np.ndarray], x_label: str, y_label: str, alt: str, roles: Sequence[str]) -> Plot:
+def lines(
+    series: Mapping[str, np.ndarray],
+    x_label: str,
+    y_label: str,
+    alt: str,
+    roles: Sequence[str],
+    *,
+    joined: bool = False,
+) -> Plot:
     """Draw values over 1, 2, 3, ...; gaps where they are NaN.
 
     Parameters
@@ -211,6 +219,8 @@ def lines(series: Mapping[str, np.ndarray], x_label: str, y_label: str, alt: str
         Values by name, each of shape ``(step,)``.
     roles
         Role of each series.
+    joined
+        Whether lines run on over gaps: for series that take turns.
     """
     left, top, right, bottom = 62.0, 8.0, 632.0, 168.0
     values = np.concatenate([np.asarray(value, float) for value in series.values()])
@@ -220,7 +230,10 @@ def lines(series: Mapping[str, np.ndarray], x_label: str, y_label: str, alt: str
     steps = max(len(value) for value in series.values())
     to_x, to_y = _scale(1.0, float(steps), left + 6, right - 6), _scale(low, high, bottom - 4, top + 4)
     marks = [
-        Mark(f"{role} line", _polyline(np.arange(1, len(value) + 1) * to_x[0] + to_x[1], value * to_y[0] + to_y[1]))
+        Mark(
+            f"{role} line",
+            _polyline(np.arange(1, len(value) + 1) * to_x[0] + to_x[1], value * to_y[0] + to_y[1], joined),
+        )
         for role, value in zip(roles, (np.asarray(value, float) for value in series.values()), strict=True)
     ]
     return Plot(
@@ -240,11 +253,11 @@ def lines(series: Mapping[str, np.ndarray], x_label: str, y_label: str, alt: str
     )
 
 
-def _polyline(x: np.ndarray, y: np.ndarray) -> str:
+def _polyline(x: np.ndarray, y: np.ndarray, joined: bool = False) -> str:
     parts, pen = [], "M"
     for px, py in zip(x, y, strict=True):
         if not np.isfinite(py):
-            pen = "M"
+            pen = pen if joined else "M"
             continue
         parts.append(f"{pen}{coordinate(px)} {coordinate(py)}")
         pen = "L"

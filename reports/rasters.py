@@ -50,6 +50,20 @@ def encode_image(pixels: np.ndarray) -> tuple[str, bytes]:
     return ("image/png", png) if len(png) <= len(exact) else ("image/webp", exact)
 
 
+def encode_grey(pixels: np.ndarray) -> str:
+    """Encode grey values without loss, as a data address: the smaller of PNG and WebP.
+
+    Parameters
+    ----------
+    pixels
+        Shape ``(y, x)``, uint8.
+    """
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    png = _save(image, "PNG", optimize=True)
+    webp = _save(image.convert("RGB"), "WEBP", lossless=True, method=4)
+    return data_uri("image/png", png) if len(png) <= len(webp) else data_uri("image/webp", webp)
+
+
 def encode_heatmap(heatmap: np.ndarray, *, signed: bool = False, floor: float = 0.0) -> bytes:
     """Encode a heatmap to be laid over its image: the stronger, the less transparent.
 
