@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from ..stages.errors import ConfigError
 from . import appendix, figures, sections
-from .material import Limits, Material, Store
+from .material import Limits, Material, Remembering, Store
 from .views import verdicts
 
 #: Folder of the pages beside the report; the links between them count on it.
@@ -128,7 +128,7 @@ def build_report(store: Store, config: Mapping[str, Any], options: ReportOptions
         When `options` is something else.
     """
     options = _checked(options)
-    material = Material(store, config, Limits(options.rows, options.pictures))
+    material = Material(Remembering(store), config, Limits(options.rows, options.pictures))
     budgets = {name: 1024 * size for name, size in options.budget_kb.items()}
     report = sections.assemble(material, budgets, 1024 * options.default_budget_kb)
     links = appendix.links(material)
@@ -156,7 +156,7 @@ def build_pages(store: Store, config: Mapping[str, Any], options: ReportOptions 
         When `options` is something else.
     """
     options = _checked(options)
-    material = Material(store, config, Limits(options.rows, options.pictures))
+    material = Material(Remembering(store), config, Limits(options.rows, options.pictures))
     run = sections.described(material)
     links = appendix.links(material)
     written = {f"{link.name}.html": _fitted(link, material, 1024 * options.page_kb, run, links) for link in links}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +28,36 @@ class Store(Stored, Protocol):
     def subject(self) -> dict[str, Any]:
         """What was audited."""
         ...
+
+
+#: Arrays of at most this many bytes are read whole, however few rows are asked for, and the last of them are kept.
+_SMALL, _LOADED = 2**21, 128
+
+
+class Remembering:
+    """A finished store that is asked for each thing once: listing and opening arrays takes longer than reading them.
+
+    Parameters
+    ----------
+    store
+        One that nobody writes to meanwhile.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.leaves, self.images, self.subject = cache(store.leaves), store.images, store.subject
+        self.arrays, self.summary, self.failure = cache(store.arrays), cache(store.summary), cache(store.failure)
+        self._opened = cache(store.__getitem__)
+        self._loaded = lru_cache(_LOADED)(self._load)
+
+    def __getitem__(self, path: str) -> Any:
+        array = self._opened(path)
+        small = getattr(array, "nbytes", _SMALL + 1) <= _SMALL
+        return self._loaded(path) if small else array
+
+    def _load(self, path: str) -> np.ndarray:
+        values = np.asarray(self._opened(path)[...]).view()
+        values.flags.writeable = False
+        return values
 
 
 @dataclass(frozen=True)
