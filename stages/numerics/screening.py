@@ -168,6 +168,8 @@ class _InCache:
         self.score = np.full((len(left), size), -np.inf, left.dtype)
         self.index = np.full((len(left), size), -1, np.int64)
         self._next = max(64, size)
+        # One place for all products: fresh memory would cost a fault for every page of every one.
+        self._scores = np.empty(min(_QUERIES, len(left)) * _ROWS, left.dtype)
 
     def look(self, position: np.ndarray, right: np.ndarray) -> None:
         a = 0
@@ -179,7 +181,9 @@ class _InCache:
             a = b
 
     def _product(self, some: slice, position: np.ndarray, right: np.ndarray) -> None:
-        score = self.left[some] @ right.T
+        left = self.left[some]
+        score = self._scores[: len(left) * len(right)].reshape(len(left), len(right))
+        np.matmul(left, right.T, out=score)
         _leave_out(score, self.own[some], position)
         hit = np.flatnonzero(score > self.score[some].min(axis=1)[:, None])
         if not len(hit):
