@@ -15,6 +15,9 @@ from convaudit.pipelines.store import RunStore
 
 from .conftest import SMALL, call, convaudit, digests
 
+#: In an order in which each comes after what it reads.
+CHECKS = ("embeddings", "neighbors", "confusion", "filters", "ablation", "faithfulness", "gaze", "feature_maps", "patches")
+
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
@@ -122,7 +125,7 @@ def test_the_parts_by_hand_give_the_same_bytes(whole, digits, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     assert call("config", "--out", "config.yaml", *_small(digits)).code == 0
     assert call("sweep", "--config", "config.yaml").code == 0
-    for stage in ("embeddings", "neighbors", "confusion", "filters", "ablation", "faithfulness", "gaze"):
+    for stage in CHECKS:
         ended = call("check", stage, "--config", "config.yaml")
         assert (ended.code, ended.err) == (0, ""), ended
     ended = call("report", "--config", "config.yaml")
