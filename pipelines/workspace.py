@@ -24,7 +24,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -67,9 +67,46 @@ class Attempt:
         np.save(temporary, self.done)
         temporary.replace(self.path / "done.npy")
 
-    def partials(self) -> list[dict[str, np.ndarray]]:
-        """Read the partial results in task order."""
-        return [read_partial(path) for task in range(len(self.done)) if (path := self.partial_path(task)).exists()]
+    def partials(self) -> Partials:
+        """The partial results in task order, read as they are asked for."""
+        paths = (self.partial_path(task) for task in range(len(self.done)))
+        return Partials([path for path in paths if path.exists()])
+
+
+class Partials(Sequence[dict[str, np.ndarray]]):
+    """Partial results on disk: the driver's memory must not grow with the number of tasks.
+
+    Parameters
+    ----------
+    paths
+        Their files.
+    keep
+        Bytes that are kept once read, since many are folded key by key; the rest is read again each time.
+    """
+
+    def __init__(self, paths: Sequence[Path], keep: int = 256 << 20) -> None:
+        self._paths, self._left = paths, keep
+        self._kept: dict[int, dict[str, np.ndarray]] = {}
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    @overload
+    def __getitem__(self, at: int) -> dict[str, np.ndarray]: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[dict[str, np.ndarray]]: ...
+    def __getitem__(self, at: int | slice) -> dict[str, np.ndarray] | list[dict[str, np.ndarray]]:
+        if isinstance(at, slice):
+            return [self[one] for one in range(len(self))[at]]
+        at = range(len(self))[at]
+        if at in self._kept:
+            return self._kept[at]
+        partial = read_partial(self._paths[at])
+        size = sum(array.nbytes for array in partial.values())
+        if size <= self._left:
+            self._left -= size
+            self._kept[at] = partial
+        return partial
 
 
 def write_partial(path: Path, partial: Mapping[str, np.ndarray]) -> None:
