@@ -50,14 +50,19 @@ def digits(tmp_path_factory) -> Digits:
     return found
 
 
+def composed(folder: Path, *overrides: str) -> Config:
+    """Compose an audit into a folder."""
+    places = [f"run={folder / 'run'}", f"work={folder / 'work'}"]
+    with initialize_config_module("convaudit.conf", version_base="1.3"):
+        return check(resolve(compose("config", overrides=[*places, *overrides])))
+
+
 @pytest.fixture(scope="session")
 def configure(digits) -> Callable[..., Config]:
     """Compose a small audit of the digits into a folder."""
 
     def make(folder: Path, *overrides: str, small: tuple[str, ...] = SMALL) -> Config:
-        base = [f"model.checkpoint={digits.weights}", f"run={folder / 'run'}", f"work={folder / 'work'}"]
-        with initialize_config_module("convaudit.conf", version_base="1.3"):
-            return check(resolve(compose("config", overrides=[*base, *small, *overrides])))
+        return composed(folder, f"model.checkpoint={digits.weights}", *small, *overrides)
 
     return make
 

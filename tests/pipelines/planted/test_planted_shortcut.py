@@ -14,8 +14,10 @@ from convaudit.pipelines.store import RunStore
 from convaudit.stages.reference.digits import CLASS_NAMES, load_digits_split
 from convaudit.stages.reference.train import train
 
+from ..conftest import composed
+from .conftest import WHOLE
+
 SIDE = 5
-WHOLE = ("tracking=none", "cluster=inprocess", "numerics.batch=64", "numerics.shard=256")
 CORNERS = {
     "upper left corner": (slice(None, SIDE), slice(None, SIDE)),
     "upper right corner": (slice(None, SIDE), slice(-SIDE, None)),
@@ -24,7 +26,7 @@ CORNERS = {
 
 
 @pytest.fixture
-def audited(configure, tmp_path):
+def retrained(tmp_path):
     """Train on digits of which one may bear a mark, and audit the network on others of the same kind."""
 
     def audit(seed: int, digit: int | None = None, corner: str = "", stages: str = "[gaze]") -> RunStore:
@@ -41,7 +43,7 @@ def audited(configure, tmp_path):
         np.savez(folder / "audited.npz", images=images[is_test], labels=labels[is_test], class_names=CLASS_NAMES)
         data = ("data=arrays", f"data.path={folder / 'audited.npz'}")
         model = f"model.checkpoint={folder / 'net.safetensors'}"
-        runs.audit(configure(folder, model, *data, f"stages={stages}", small=WHOLE))
+        runs.audit(composed(folder, model, *data, f"stages={stages}", *WHOLE))
         return RunStore(folder / "run")
 
     return audit
@@ -57,8 +59,8 @@ def findings(store: RunStore):
 @pytest.mark.parametrize(
     ("seed", "digit", "corner"), [(0, 7, "lower left corner"), (1, 3, "upper right corner")], ids=["7", "3"]
 )
-def test_a_mark_in_a_corner_is_named_with_its_class_and_leads_the_page(audited, seed, digit, corner):
-    store = audited(seed, digit, corner, "[gaze,thumbnails]")
+def test_a_mark_in_a_corner_is_named_with_its_class_and_leads_the_page(retrained, seed, digit, corner):
+    store = retrained(seed, digit, corner, "[gaze,thumbnails]")
     (found,) = findings(store)
     assert (found.code, found.severity) == ("gaze/shortcut", "error")
     assert found.title == f"Class {digit} is recognised by what lies in the {corner}"
@@ -82,8 +84,8 @@ def test_a_mark_in_a_corner_is_named_with_its_class_and_leads_the_page(audited, 
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_a_clean_network_is_not_accused(audited, seed):
-    store = audited(seed)
+def test_a_clean_network_is_not_accused(retrained, seed):
+    store = retrained(seed)
     assert findings(store) == []
     assert (store["gaze/shortcuts/class"][:] == -1).all()
     assert (store["gaze/classes/n"][:10] > 40).all()
