@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from ..network.batch import Batch
 
 _KINDS = ("conv", "norm", "relu", "pool")
-_EMPTY = "-1 or NaN: row not used"
 IMAGE = ArraySpec("image", ("picture",), "int64", "image", "Chosen images, by position; -1: row not used.")
 MAP = ArraySpec(
     "{layer}/map",
@@ -32,7 +31,7 @@ MAP = ArraySpec(
     "1/255",
     "Values of a channel over its positions, means of neighbours, from its smallest (0) to its largest (255).",
 )
-CHANNEL = ArraySpec("{layer}/channel", ("picture", "shown"), "int32", "channel", f"Which channels; {_EMPTY}.")
+CHANNEL = ArraySpec("{layer}/channel", ("picture", "shown"), "int32", "channel", "Which channels; -1: row not used.")
 RANGE = ArraySpec(
     "{layer}/range",
     ("picture", "shown", "bound"),
@@ -45,7 +44,7 @@ FIRES = ArraySpec(
     ("picture", "shown"),
     "int8",
     "1",
-    "1 where the channel is above zero somewhere in the image, else 0.",
+    "1 where the channel is above zero somewhere in the image, else 0; -1: row not used.",
 )
 SILENT = ArraySpec(
     "silent", ("picture", "layer"), "int32", "channel", "Channels of the whole layer that are nowhere above zero."
