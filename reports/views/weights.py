@@ -233,5 +233,5 @@ def slices_of(material: Material, row: Mapping[str, Any]) -> Slices | None:
         return None
     scaled = unit_scaled(kernels[:, None], together=False)
     pairs = ", ".join(f"{channel}←{plane}" for channel, plane in of[:n].tolist())
-    alt = f"The {n} strongest slices of {name}"
+    alt = f"The {n} strongest planes of {name}"
     return Slices(name, sheet(scaled, _SLICE_COLUMNS), pairs, alt)

@@ -11,8 +11,6 @@ from .audit import Audit, LayerAudit
 from .moran import chance_mean
 
 _SHOWN = 4
-# Of many layers of noise chance calls a few smooth or rough.
-_MOST = 0.9
 
 
 def findings(audit: Audit, unfollowed: str) -> tuple[Finding, ...]:
@@ -53,7 +51,9 @@ def _noise(audit: Audit) -> Finding | None:
     noise, judged = audit.with_verdict("noise"), audit.judged
     if not noise:
         return None
-    everywhere = len(noise) > 1 and len(noise) >= _MOST * len(judged)
+    # Of many layers of noise chance calls a few smooth or rough; but these have no direction that stands out either.
+    others = [layer for layer in judged if layer.smoothness.verdict != "noise"]
+    everywhere = 1 < len(noise) > len(others) and all(layer.spectrum.spikes < 1 for layer in others)
     cause = (
         "Cause: nearly every layer that can be judged is so, as in a network that was never trained "
         "or whose checkpoint did not load. What next: check which weights were loaded, and the accuracy"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from scipy.sparse.linalg import eigsh
 
 # 99th percentile of the Tracy-Widom law for real matrices (johnstone2001).
 _TRACY_WIDOM = 2.0234
@@ -68,7 +69,7 @@ def spectrum(
     for _ in range(shuffles):
         # Single precision halves the time; the null needs no more.
         order = random.permutation(matrices.astype(np.float32).reshape(-1))
-        shuffled = max(shuffled, float(singular_values(order.reshape(matrices.shape)).max()))
+        shuffled = max(shuffled, largest(order.reshape(matrices.shape)))
     values = singular_values(matrices)
     return Spectrum(int((values > max(edge, shuffled)).sum()), float(values.max()), edge, shuffled, smaller * groups)
 
@@ -85,7 +86,19 @@ def chance_edge(rows: int, columns: int) -> float:
 
 def singular_values(matrices: Float[np.ndarray, "group row column"]) -> Float[np.ndarray, "group value"]:
     """Singular values of each matrix, by way of the smaller of its Gram matrices."""
-    if matrices.shape[1] > matrices.shape[2]:
-        matrices = matrices.swapaxes(1, 2)
-    squared = np.linalg.eigvalsh(matrices @ matrices.swapaxes(1, 2))
+    squared = np.linalg.eigvalsh(_gram(matrices))
     return np.sqrt(np.maximum(squared, 0.0))
+
+
+def largest(matrices: Float[np.ndarray, "group row column"]) -> float:
+    """The largest singular value of all matrices, by Lanczos: all of them cost ten times as much."""
+    tops = [
+        eigsh(gram, 1, which="LA", tol=1e-5, v0=np.ones(len(gram), gram.dtype), return_eigenvectors=False)[0]  # pyright: ignore[reportArgumentType]
+        for gram in _gram(matrices)
+    ]
+    return float(np.sqrt(max(*tops, 0.0)))
+
+
+def _gram(matrices: Float[np.ndarray, "group row column"]) -> Float[np.ndarray, "group value value"]:
+    wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.swapaxes(1, 2)
+    return wide @ wide.swapaxes(1, 2)

@@ -9,7 +9,7 @@ from convaudit.stages.weights.duplicates import chance_of_twins, expected_twins,
 from convaudit.stages.weights.kernels import filters_of, norms_of, reading_norms
 from convaudit.stages.weights.magnitude import expected_near_zero, is_near_zero
 from convaudit.stages.weights.slices import fitted, padded, strongest
-from convaudit.stages.weights.spectrum import chance_edge, singular_values, spectrum
+from convaudit.stages.weights.spectrum import chance_edge, largest, singular_values, spectrum
 
 CONVOLUTIONS = {
     "plain": lambda: nn.Conv2d(4, 6, (3, 2)),
@@ -120,6 +120,8 @@ def test_singular_values_against_lapack():
     expected = np.stack([np.sort(np.linalg.svd(matrix, compute_uv=False)) for matrix in matrices])
     np.testing.assert_allclose(singular_values(matrices), expected, rtol=1e-9)
     np.testing.assert_allclose(singular_values(matrices.swapaxes(1, 2)), expected, rtol=1e-9)
+    assert largest(matrices) == pytest.approx(expected.max(), rel=1e-5)
+    assert largest(matrices.swapaxes(1, 2)) == pytest.approx(expected.max(), rel=1e-5)
 
 
 def test_one_matrix_in_a_hundred_passes_the_edge():
