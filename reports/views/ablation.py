@@ -50,7 +50,7 @@ def view(material: Material, album: Album) -> AblationView:
     rows = [
         Switched(
             names[layer[row]],
-            "all flagged together" if channel[row] < 0 else str(channel[row]),
+            "all idle together" if channel[row] < 0 else str(channel[row]),
             _trouble(told.get(int(row), {})),
             float(accuracy[row]),
             float(change[row]),

@@ -22,7 +22,7 @@ class Case:
     channels
         The channels.
     joint
-        Whether these are all flagged channels of the layer.
+        Whether these are all channels of the layer that look idle.
     silent
         Whether none of them ever fires, so that they are zero already.
     troubles
@@ -54,7 +54,7 @@ class Choice:
     layers
         Names of all audited layers, and of others in which channels are switched off.
     flagged_channels, flagged_layers
-        How many there were.
+        How many channels are in trouble, and how many layers have some that look idle.
     """
 
     cases: tuple[Case, ...]
@@ -65,6 +65,8 @@ class Choice:
 
 #: Kinds of trouble from the most telling: answers may hang on what fires rarely; what a dead channel does is known.
 TELLING = ("rare", "saturated", "constant", "duplicate", "near_zero", "dormant", "dead")
+#: Those that look idle, so that all of a layer might go at once; the others do something, if little of their own.
+IDLE = frozenset({"dead", "rare", "dormant", "near_zero"})
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,13 @@ class Flags:
     trouble: Int[np.ndarray, " filter"]
     repeated: Int[np.ndarray, " filter"]
 
+    def kind(self, row: int) -> str:
+        """What is wrong with a channel."""
+        return self.troubles[int(self.trouble[row])]
+
     def is_silent(self, row: int) -> bool:
         """Whether a channel is zero already, since it stands behind a ReLU and never fires."""
-        return self.kinds[int(self.layer[row])] == "relu" and self.troubles[int(self.trouble[row])] == "dead"
+        return self.kinds[int(self.layer[row])] == "relu" and self.kind(row) == "dead"
 
     def place(self, row: int) -> str:
         """Where a channel is switched off."""
@@ -113,7 +119,7 @@ def choose(flags: Flags, max_channels: int, max_layers: int) -> Choice:
     """Choose what to switch off among the channels in trouble.
 
     By themselves: one channel of each kind of trouble in turn, so that no kind uses up the cap; those that are zero
-    already last, since they take no run. Then all of a layer together, in the order of the forward pass.
+    already last, since they take no run. Then all that look idle in a layer, in the order of the forward pass.
 
     Parameters
     ----------
@@ -125,7 +131,7 @@ def choose(flags: Flags, max_channels: int, max_layers: int) -> Choice:
     flagged = flags.rows()
     layers = tuple(dict.fromkeys([*flags.layers, *flags.off_at]))
     together: dict[str, list[int]] = {}
-    for row in sorted(flagged):
+    for row in sorted(row for row in flagged if flags.kind(row) in IDLE):
         together.setdefault(flags.place(row), []).append(row)
     groups = [([row], False) for row in _in_turn(flags, flagged)[:max_channels]]
     groups += [(rows, True) for rows in list(together.values())[:max_layers]]
@@ -153,5 +159,5 @@ def _case(number: int, rows: Sequence[int], joint: bool, flags: Flags, layers: S
         channels=tuple(sorted(int(flags.channel[row]) for row in rows)),
         joint=joint,
         silent=all(flags.is_silent(row) for row in rows),
-        troubles=tuple(dict.fromkeys(str(flags.troubles[int(flags.trouble[row])]) for row in rows)),
+        troubles=tuple(dict.fromkeys(flags.kind(row) for row in rows)),
     )

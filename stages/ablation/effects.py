@@ -114,12 +114,13 @@ def measurements(effects: Sequence[Effect]) -> tuple[Measurement, ...]:
         "neither",
         n,
         "ablation/flipped",
-        "Largest share of predicted classes that change when a flagged channel, or those of a layer, are switched off.",
+        "Largest share of predicted classes that change when a flagged channel, or all idle ones of a layer, are "
+        "switched off.",
     )
     if not effects[0].labelled:
         return (share,)
     lowest = min(effect.change for effect in effects)
-    told = "Lowest change of accuracy when a flagged channel, or those of a layer, are switched off."
+    told = "Lowest change of accuracy when a flagged channel, or all idle ones of a layer, are switched off."
     return (
         share,
         Measurement("ablation/worst_change", lowest, "1", "higher", effects[0].labelled, "ablation/change", told),
@@ -174,7 +175,7 @@ def _what(effect: Effect) -> str:
     case = effect.case
     kinds = " or ".join(kind.replace("_", " ") for kind in case.troubles)
     if case.joint:
-        return f"the {len(case.channels)} flagged channels of {case.layer}"
+        return f"the {len(case.channels)} idle channels of {case.layer}"
     return f"channel {case.channels[0]} of {case.layer}" + (f" ({kinds})" if kinds else "")
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 LAYER = ArraySpec("layer", ("ablation",), "int32", "1", "Layer, as a position in the notes' layers; -1: row not used.")
 CHANNEL = ArraySpec(
-    "channel", ("ablation",), "int32", "1", "Channel that was off; -1: all flagged channels of the layer together."
+    "channel", ("ablation",), "int32", "1", "Channel that was off; -1: all channels of the layer that look idle."
 )
 ACCURACY = ArraySpec("accuracy", ("ablation",), "float64", "1", "Accuracy without it; NaN without labels.")
 CHANGE = ArraySpec("change", ("ablation",), "float64", "1", "That accuracy minus the one with it, on the same images.")
@@ -30,10 +30,11 @@ FLIPPED = ArraySpec("flipped", ("ablation",), "int64", "images", "Images whose p
 class Ablation(SoleLeaf):
     """Accuracy with the channels that the filter audit flags switched off.
 
-    Each flagged channel by itself, and all flagged channels of a layer together. A channel of a convolution is switched
-    off at the ReLU made of it, or else at the norm behind it, so that nothing is left. A channel behind a ReLU that
-    never fires is zero already: switching it off by itself changes nothing, which is recorded without a run; together
-    with its layer it is run, so that evidence and run are held against each other.
+    Each flagged channel by itself, and all of a layer together that look idle: dead, rare, dormant or near zero, but
+    not those that say something, if little of their own. A channel of a convolution is switched off at the ReLU made of
+    it, or else at the norm behind it, so that nothing is left. A channel behind a ReLU that never fires is zero already:
+    switching it off by itself changes nothing, which is recorded without a run; together with its layer it is run, so
+    that evidence and run are held against each other.
 
     Parameters
     ----------

@@ -268,7 +268,7 @@ def test_signals_are_drawn_as_lines(signal_store, config):
 def test_unused_rows_of_a_capped_table_are_not_shown(page):
     ablation = section_of(page, "ablation")
     assert ablation.count('<th scope="row">block') == 2
-    assert "all flagged together" in ablation
+    assert "all idle together" in ablation
 
 
 def test_heatmap_of_the_deepest_layer_comes_first(store):

@@ -113,6 +113,13 @@ def test_a_convolution_is_switched_off_where_nothing_is_left_of_it_and_once():
     assert [(case.layer, case.place) for case in norm.cases] == [("norm", 3)]
 
 
+def test_what_looks_idle_goes_together_and_what_says_something_does_not():
+    flags = [(2, channel, kind, 0) for channel, kind in enumerate([1, 2, 3, 4, 5, 6, 7])]
+    (case,) = [case for case in chosen(flags, 0, 4).cases if case.joint]
+    assert case.channels == (0, 1, 2, 6)
+    assert not case.silent
+
+
 def test_a_dead_channel_of_a_convolution_is_no_evidence():
     (case,) = chosen([(0, 1, 1, 0)], 8, 0).cases
     assert not case.by_evidence
