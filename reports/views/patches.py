@@ -112,28 +112,41 @@ class LayerPatches:
 
 @dataclass(frozen=True)
 class PatchesView:
-    """Every layer that has something to show, in the order of the forward pass, and how many have not."""
+    """Every layer that has something to show, in the order of the forward pass, and how many have not.
+
+    Parameters
+    ----------
+    layers, rest, budget_full
+        What is shown, how many layers are not, and whether for want of bytes.
+    signal
+        Whether the data are signals.
+    stem, angles
+        Name of the first convolution; channel and cosine of each of its filters, least alike first.
+    """
 
     layers: tuple[LayerPatches, ...]
     rest: int
     budget_full: bool
     signal: bool
+    stem: str
+    angles: tuple[tuple[int, str], ...]
 
 
 def view(material: Material, album: Album) -> PatchesView:
     """Gather what the section shows: the first channel of each layer, then the second of each, as the budget allows."""
-    album_of = _Drawer(material)
-    found: dict[str, list[ChannelPatches]] = {str(row["name"]): [] for row in album_of.rows}
+    drawer = _Drawer(material)
+    found: dict[str, list[ChannelPatches]] = {str(row["name"]): [] for row in drawer.rows}
     full = False
     for slot in range(_PER_LAYER):
-        for row in album_of.rows:
+        for row in drawer.rows:
             if full or slot >= len(row["shown"]):
                 continue
-            drawn = album_of.channel(row, slot)
+            drawn = drawer.channel(row, slot)
             full = not album.spend("patches", drawn.size)
             found[row["name"]] += [] if full else [drawn]
-    layers = tuple(_layer(row, tuple(found[row["name"]])) for row in album_of.rows if found[row["name"]])
-    return PatchesView(layers, len(album_of.rows) - len(layers), full, album_of.signal)
+    layers = tuple(_layer(row, tuple(found[row["name"]])) for row in drawer.rows if found[row["name"]])
+    stem, angles = drawer.angles(material.limits.rows)
+    return PatchesView(layers, len(drawer.rows) - len(layers), full, drawer.signal, stem, angles)
 
 
 def layer_view(material: Material, album: Album, name: str) -> LayerPatches | None:
@@ -228,14 +241,20 @@ class _Drawer:
         odds = "under 0.01 %" if chance < 1e-4 else f"{100 * chance:.2g} %" if chance < 0.995 else "100 %"
         return f"{name}: {round(float(share) * int(n))} of {int(n)}; by chance {odds}", bool(chance <= 0.01)
 
+    def angles(self, most: int) -> tuple[str, tuple[tuple[int, str], ...]]:
+        """The first convolution, and how alike each filter and the patch that excites it most are."""
+        for layer in self.material.layers_of("patches", "cosine"):
+            best = self.material.array(f"patches/{layer}/cosine")[:, 0]
+            order = [int(channel) for channel in np.argsort(best, kind="stable") if np.isfinite(best[channel])]
+            return layer, tuple((channel, _angle(float(best[channel]))) for channel in order[:most])
+        return "", ()
+
     def _cosine(self, layer: str, channel: int) -> str:
         path = f"patches/{layer}/cosine"
         if path not in self.material.store.arrays("patches"):
             return ""
         value = float(self.material.row(path, channel)[0])
-        if math.isnan(value):
-            return ""
-        return f"{value:.2f}, {math.degrees(math.acos(min(1.0, max(-1.0, value)))):.0f}°"
+        return "" if math.isnan(value) else _angle(value)
 
     def _field(self, status: str, span: np.ndarray) -> str:
         if status == "unknown":
@@ -261,3 +280,7 @@ class _Drawer:
         )
         other = material.class_name(prediction) if prediction >= 0 and prediction != label else ""
         return Sighting(material.image_ids[image], material.class_name(label), other, value, where)
+
+
+def _angle(cosine: float) -> str:
+    return f"{cosine:.2f}, {math.degrees(math.acos(min(1.0, max(-1.0, cosine)))):.0f}°"

@@ -58,6 +58,9 @@ def test_channels_with_findings_come_first_and_nine_images_stand_beside_their_pr
     fired = (one.array("activations/relu2/top_value")[3] > 0).sum()
     assert len(first.sightings) == fired
     assert "8 × 6 pixels" in first.field
+    best = one.array("patches/conv1/cosine")[:, 0]
+    assert (view.stem, view.angles[0][0]) == ("conv1", int(best.argmin()))
+    assert view.angles[0][1] == f"{best.min():.2f}, {np.degrees(np.arccos(best.min())):.0f}°"
     assert view.layers[0].hidden == len(one.notes("patches")["layers"][0]["shown"]) - 2
 
 
