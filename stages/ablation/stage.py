@@ -32,7 +32,7 @@ class Ablation(SoleLeaf):
 
     Each flagged channel by itself, and all of a layer together that look idle: dead, rare, dormant or near zero, but
     not those that say something, if little of their own. A channel of a convolution is switched off at the ReLU made of
-    it, or else at the norm behind it, so that nothing is left. A channel behind a ReLU that never fires is zero already:
+    it, or else at the norm behind it, so that nothing is left. Behind a ReLU, one that never fires is zero already:
     switching it off by itself changes nothing, which is recorded without a run; together with its layer it is run, so
     that evidence and run are held against each other.
 
