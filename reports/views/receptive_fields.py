@@ -144,7 +144,8 @@ def _rows(material: Material) -> tuple[list[Row], int]:
     for place, name in enumerate(notes["layers"]):
         layer = described.get(name, {})
         own = {key: values[place] for key, values in columns.items()}
-        now = (*(values.tolist() for values in own.values()), int(status[place]))
+        sees = [group["size"] for group in notes["groups"].get(name, ())]
+        now = (*(values.tolist() for values in own.values()), int(status[place]), sees)
         same = str(now) == str(before) and layer.get("kind") != "conv"
         before = now
         if not same:

@@ -84,7 +84,8 @@ def _group(field: Field | None, layer: Field, space: Sequence[int], *, placed: b
         "local": _listed(local),
         "stride": _listed(_numbers(shown, "stride")) if placed else [None] * len(space),
         "centre": _listed(_numbers(shown, "centre")) if placed else [None] * len(space),
-        "status": "exact" if field is None else status_of(field),
+        # Whose channels come last is known as a layer, but not by (channel, place).
+        "status": "unknown" if not placed else "exact" if field is None else status_of(field),
     }
     reaches = [reach for reach in shown.reach if reach is not None]
     if field is not None and len(reaches) == len(space) and any(len(reach.first) > 1 for reach in reaches):

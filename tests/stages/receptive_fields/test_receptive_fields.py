@@ -268,3 +268,28 @@ def test_spread_of_a_box_and_of_a_gaussian():
 def test_a_channel_that_no_group_has():
     with pytest.raises(KeyError, match="channel 9 is in none of the 1 groups"):
         group_of([{"channels": [[0, 8, 2]]}], 9)
+
+
+class Turned(nn.Module):
+    """A norm over channels that come last, as in ConvNeXt."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.back = nn.Conv2d(3, 4, (3, 5)), nn.LayerNorm(4), nn.Identity()
+        self.wide, self.fc = nn.Linear(4, 4), nn.Linear(4, 5)
+
+    def forward(self, x):
+        x = self.wide(self.norm(self.conv(x).permute(0, 2, 3, 1)))
+        return self.fc(self.back(x.permute(0, 3, 1, 2)).mean((2, 3)))
+
+
+def test_layers_whose_channels_come_last_are_known_as_a_whole_only():
+    model = Turned().eval().requires_grad_(False)
+    subject = _subject(model, (3, 12, 9))
+    summary, stored = _theoretical(model, subject)
+    at = {name: place for place, name in enumerate(summary.notes["layers"])}
+    for name in ("norm", "wide", "back"):
+        assert stored["receptive_fields/theoretical/size"][at[name]].tolist() == [3, 5]
+        assert stored["receptive_fields/theoretical/status"][at[name]] == 0
+    assert group_of(summary.notes["groups"]["back"], 2)["status"] == "exact"
+    assert box(group_of(summary.notes["groups"]["wide"], 2), (3, 1), (3, 12, 9)) == ((0, 12), (0, 9))
