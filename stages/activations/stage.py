@@ -58,7 +58,7 @@ class Activations(SoleLeaf):
     Parameters
     ----------
     layers
-        Layer selectors.
+        Layer selectors; None for every convolution, and every ReLU where the network has any.
     top
         Images kept per channel; at least 1.
     statistics
@@ -66,7 +66,7 @@ class Activations(SoleLeaf):
         memory: any of variance, min, mean_abs, saturated and sparsity, each a pass or two of its own.
     """
 
-    layers: tuple[str, ...] = ("kind:conv", "kind:relu")
+    layers: tuple[str, ...] | None = None
     top: int = 9
     statistics: tuple[str, ...] = OPTIONAL
 
@@ -75,7 +75,7 @@ class Activations(SoleLeaf):
     documents: ClassVar[tuple[ArraySpec, ...]] = (*STATISTICS, TOP_VALUE, TOP_IMAGE, TOP_POSITION)
 
     def __post_init__(self) -> None:
-        if not self.layers:
+        if self.layers is not None and not self.layers:
             raise ConfigError("activations.layers: expected at least one layer selector, got none")
         if self.top < 1:
             raise ConfigError(f"activations.top: expected 1 or more images per channel, got {self.top}")
@@ -154,6 +154,8 @@ class Activations(SoleLeaf):
         return tuple(spec for spec in STATISTICS if spec.path not in left_out)
 
     def _chosen(self, subject: Subject) -> tuple[LayerSpec, ...]:
+        if self.layers is None:
+            return tuple(layer for layer in subject.layers if layer.kind in ("conv", "relu"))
         return select_layers(self.layers, subject.layers)
 
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from convaudit.stages.activations.stage import Activations
 from convaudit.stages.errors import ConfigError
@@ -227,3 +228,13 @@ def test_the_best_of_a_long_task_are_those_of_all_images_at_once(kind, batch):
     if kind is Activations:
         whole = _sweep(model, Activations(top=3), subject, images, bad=(2, 11), batch=20)
         np.testing.assert_array_equal(summary.arrays["relu2/top_image"], whole.arrays["relu2/top_image"])
+
+
+def test_a_network_without_relus_has_its_convolutions_measured():
+    torch.manual_seed(0)
+    last = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(), *last)
+    model.input_shape = (3, 6, 5)
+    subject = tiny_subject(model.eval(), 2)
+    asked = Activations().asks(subject).observe
+    assert asked == ("0",)
