@@ -58,13 +58,14 @@ def task(path: str, first: int, last: int, k: int, metric: str, block: int) -> t
 
 
 def ours(options: argparse.Namespace, rows: np.ndarray, folder: Path, pool: Any) -> dict[str, Any]:
-    step = -(-options.block // SHARD) * SHARD
+    from convaudit.stages.neighbors.stage import pieces
+
     path = str(store(rows, folder))
     found: dict[str, Any] = {}
     with timed(found):
         jobs = [
-            pool.submit(task, path, a, min(a + step, len(rows)), options.k, options.metric, options.block)
-            for a in range(0, len(rows), step)
+            pool.submit(task, path, some.start, some.stop, options.k, options.metric, options.block)
+            for some in pieces(len(rows), options.block, SHARD)
         ]
         parts = [job.result() for job in jobs]
     index, decided = (np.concatenate(part) for part in list(zip(*parts, strict=True))[:2])
@@ -175,7 +176,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--metric", choices=["euclidean", "cosine"], default="euclidean")
-    parser.add_argument("--block", type=int, default=4096)
+    parser.add_argument("--block", type=int, default=8192)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--checked", type=int, default=200, help="rows held against a float64 brute force")
     parser.add_argument("--repeats", type=int, default=3)

@@ -74,7 +74,7 @@ class Neighbors(SoleLeaf):
         Distance below which two images are near-duplicates, as a share of the distance of either to its k-th neighbor;
         0 to 1, 0 for copies of features alone.
     block
-        Images of one task, in whole shards, and rows of the features that a task holds at once.
+        Images of one task at most (but whole shards), and rows of the features that a task holds at once.
     device
         Where matrix products are computed; results do not depend on it.
     examples
@@ -86,7 +86,7 @@ class Neighbors(SoleLeaf):
     metric: Metric = "cosine"
     k: int = 10
     near: float = 0.4
-    block: int = 4096
+    block: int = 8192
     device: Device = "cpu"
     examples: int = 12
 
@@ -127,11 +127,10 @@ class Neighbors(SoleLeaf):
     def tasks(self, subject: Subject, stored: Stored) -> Sequence[Task]:
         """A block of queries for each layer."""
         del stored
-        step = -(-self.block // subject.shard) * subject.shard
         return [
-            Task(self.name, start=a, argument={"layer": layer, "last": min(a + step, subject.n_image)})
+            Task(self.name, start=some.start, argument={"layer": layer, "last": some.stop})
             for layer in (self._layer(subject), *self._further(subject))
-            for a in range(0, subject.n_image, step)
+            for some in pieces(subject.n_image, self.block, subject.shard)
         ]
 
     def compute(self, task: Task, subject: Subject, stored: Stored) -> Result:
@@ -229,6 +228,17 @@ class Neighbors(SoleLeaf):
             raise ConfigError(
                 f"neighbors.k: {self.k} neighbors need more than {self.k} usable images, got {n}; set a smaller k"
             )
+
+
+def pieces(n: int, block: int, shard: int) -> list[range]:
+    """Cut images into about equal runs of whole shards, none much above a block, and an even number of several.
+
+    Equal ones end together, on two workers or four; each reads the whole table, so that few are better than many.
+    """
+    count = -(-n // block)
+    count += count % 2 if count > 1 else 0
+    step = -(-n // (count * shard)) * shard
+    return [range(a, min(a + step, n)) for a in range(0, n, step)]
 
 
 def _labels(subject: Subject, index: np.ndarray) -> np.ndarray:

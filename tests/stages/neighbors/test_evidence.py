@@ -8,7 +8,7 @@ from convaudit.stages.errors import ConfigError
 from convaudit.stages.neighbors.duplicates import duplicate_groups, first_of, joined, near_duplicates
 from convaudit.stages.neighbors.hubs import occurrences, outlying, skewness
 from convaudit.stages.neighbors.purity import by_value
-from convaudit.stages.neighbors.stage import Neighbors
+from convaudit.stages.neighbors.stage import Neighbors, pieces
 
 from ...stored_fake import StoredFake, codes_of, make_subject, run_leaf, values_of, vector_layer
 
@@ -228,3 +228,10 @@ def test_slices_of_the_data_reach_the_notes(digits):
     subject = make_subject(label[:60], layers=[vector_layer(features=64)], slices={"camera": camera})
     summary = run_leaf(Neighbors(k=3), subject, stored_for(pixels[:60], label[:60]))
     assert [(row["value"], row["n"]) for row in summary.notes["slices"]["camera"]] == [("new", 20), ("old", 40)]
+
+
+def test_pieces_are_whole_shards_equal_and_even_in_number():
+    assert pieces(50_000, 8192, 256) == [range(a, min(a + 6400, 50_000)) for a in range(0, 50_000, 6400)]
+    assert pieces(300, 8192, 256) == [range(300)]
+    assert pieces(300, 1, 256) == [range(256), range(256, 300)]
+    assert pieces(1000, 400, 64) == [range(a, min(a + 256, 1000)) for a in range(0, 1000, 256)]
