@@ -37,6 +37,8 @@ class Row:
         Sizes of the groups of channels that see less; empty where all see the same.
     status
         One of `STATUS`.
+    local
+        Whether the size leaves out what is pooled over the image.
     why
         Why nothing can be said; empty where something can.
     covered
@@ -52,6 +54,7 @@ class Row:
     centre: str
     channels: str
     status: str
+    local: bool
     why: str
     covered: bool
 
@@ -171,6 +174,7 @@ def _row(
         centre=_one(own["centre"]),
         channels=", ".join(fewer[-4:]),
         status=status,
+        local=status == "whole" and bool(np.isfinite(own["local"]).all()),
         why=str(notes["reasons"].get(name, "")),
         covered=name in notes["covered"],
     )
