@@ -36,7 +36,10 @@ def _stage(path):
         return None
     for name, method in node.get("methods", {}).items() if path.parent.name == "attributions" else ():
         method.update(SMALLER.get(name, {}))
-    tree = OmegaConf.create({"seed": 0, "gates": {}, "attributions": {"methods": {}}, path.parent.name: node})
+    numerics = OmegaConf.load(CONF / "numerics" / "cpu.yaml")
+    tree = OmegaConf.create(
+        {"seed": 0, "gates": {}, "attributions": {"methods": {}}, "numerics": numerics, path.parent.name: node}
+    )
     stage = build(OmegaConf.to_container(tree, resolve=True)[path.parent.name], path.parent.name)
     return stage if isinstance(stage, Stage) else None
 

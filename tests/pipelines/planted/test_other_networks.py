@@ -113,5 +113,5 @@ def test_a_real_network_has_its_dead_channels_told_in_one_finding(audited):
     )
     dead = outcome.findings["filters/dead"]
     assert dead.title == "18 of 688 channels, in 11 layers, never fired"
-    assert outcome.order() == ["filters/dead", "filters/dormant"]
+    assert outcome.order() == ["filters/dead", "filters/dormant", "weights/near-zero"]
     assert outcome.value("predictions/accuracy") == 1627 / 2000
