@@ -87,6 +87,28 @@ def table(rows: Sequence[Sequence[object]]) -> None:
     print()
 
 
+def differences(found: dict[str, dict[str, float]]) -> None:
+    """Print what was compared, result by result."""
+    heads = next(iter(found.values()))
+    table([["compared", *heads]] + [[key, *(f"{value:.1e}" for value in one.values())] for key, one in found.items()])
+
+
+def serve(
+    options: Any,
+    compare: Callable[[Any], None],
+    measure: Callable[[Any], Any],
+    others: dict[str, Callable[[Any], Any]] | None = None,
+) -> None:
+    """Compare; or, in a child, set its threads and hand over what it measured or, by its name, did otherwise."""
+    if options.child is None:
+        compare(options)
+        return
+    import torch
+
+    torch.set_num_threads(options.threads)
+    hand_over((others or {}).get(options.child, measure)(options))
+
+
 def machine(*libraries: str) -> str:
     """One line on processor, load, versions and date."""
     load = os.getloadavg()[0]

@@ -8,12 +8,24 @@ many images it works on at once, and "Captum, our settings" lends it channels_la
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from alternating import ask, hand_over, in_turn, machine, median, ratio, table, timed
-from sweep_vs_peers import TOLERANCE, difference, network, pictures, subject
+from alternating import ask, differences, in_turn, machine, median, ratio, serve, table, timed
+from settings import (
+    OURS,
+    PLAIN,
+    agreeing,
+    blocks,
+    command_line,
+    difference,
+    memory_format,
+    parser,
+    pictures,
+    subject,
+    threads_tried,
+)
+from sweep_vs_peers import network
 
 SAMPLES, LEVEL, STEPS = 8, 0.15, 16
 METHODS = ("smooth_grad", "integrated_gradients")
@@ -32,25 +44,12 @@ def method(name: str) -> Any:
     return SmoothGrad(method=Saliency(reduction="sum"), samples=SAMPLES, level=LEVEL)
 
 
-def prepare(options: argparse.Namespace) -> tuple[Any, Any]:
-    """Allocator, network and memory format."""
-    import torch
-
-    from convaudit.pipelines.allocator import tune_allocator
-
-    if options.allocator == "tuned":
-        tune_allocator()
-    form = torch.channels_last if options.format == "channels_last" else torch.contiguous_format
-    return network(options.double).to(memory_format=form), form
-
-
 class Ours:
     """A sweep with one leaf."""
 
     def __init__(self, options: argparse.Namespace, n: int) -> None:
         self.options = options
-        self.model, _ = prepare(options)
-        self.model.requires_grad_(False)
+        self.model = network(options).requires_grad_(False)
         self.subject = subject(self.model, n, max(PASS, options.batch))
 
     def __call__(self, name: str, images: np.ndarray) -> np.ndarray:
@@ -63,7 +62,7 @@ class Ours:
         jobs = [(leaf, Task(leaf.name, range(len(images))))]
         last = self.options.format == "channels_last"
         (outcome,) = run_tasks(
-            self.model, jobs, self.blocks(images), self.subject, device="cpu", channels_last=last
+            self.model, jobs, blocks(images, self.options.batch), self.subject, device="cpu", channels_last=last
         )  # fmt: skip
         assert outcome.error is None, outcome.error
         return outcome.rows["heatmap"][:, 0] * outcome.rows["scale"][:, 0, None, None]
@@ -74,19 +73,10 @@ class Ours:
         from convaudit.stages.network.batch import opened
 
         maps = []
-        for block in self.blocks(images):
+        for block in blocks(images, self.options.batch):
             with opened(self.model, block, self.subject, Ask()) as batch:
                 maps.append(method(name).maps(batch, self.subject, "predicted")["heatmap"].numpy())
         return np.concatenate(maps)
-
-    def blocks(self, images: np.ndarray) -> Iterator[Any]:
-        """Batches of images."""
-        from convaudit.stages.network.sweep import Block
-
-        for start in range(0, len(images), self.options.batch):
-            part = images[start : start + self.options.batch]
-            n = len(part)
-            yield Block(np.arange(start, start + n), part, np.ones(n, bool), np.zeros(n, np.int8), ("",) * n)
 
 
 class Captum:
@@ -97,7 +87,7 @@ class Captum:
 
         del n
         self.options = options
-        self.model, self.format = prepare(options)
+        self.model, self.format = network(options), memory_format(options)
         self.tunnel, self.path = NoiseTunnel(Saliency(self.model)), IntegratedGradients(self.model)
 
     def __call__(self, name: str, images: np.ndarray) -> np.ndarray:
@@ -153,18 +143,15 @@ def check(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     otherwise a few values fall on the other side of a ReLU's zero, and the gradient itself jumps. Double precision is
     compared across formats, against a single call of Captum.
     """
-    import torch
-
-    torch.set_num_threads(options.threads)
-    found = {
-        "float32, both in channels_last": differences(options, {"chunked": True}),
-        "float64, Captum in one call, default format": differences(options, {"double": True, "format": "contiguous"}),
-    }
-    assert all(value <= TOLERANCE for one in found.values() for value in one.values()), found
-    return found
+    return agreeing(
+        {
+            "float32, both in channels_last": compared(options, {"chunked": True}),
+            "float64, Captum in one call, default format": compared(options, {"double": True, "format": "contiguous"}),
+        }
+    )
 
 
-def differences(options: argparse.Namespace, theirs: dict[str, Any]) -> dict[str, float]:
+def compared(options: argparse.Namespace, theirs: dict[str, Any]) -> dict[str, float]:
     """Of both methods, on one small batch."""
     import torch
 
@@ -188,9 +175,6 @@ def differences(options: argparse.Namespace, theirs: dict[str, Any]) -> dict[str
 
 def measure(options: argparse.Namespace) -> dict[str, float]:
     """Images per second and CPU seconds of each method."""
-    import torch
-
-    torch.set_num_threads(options.threads)
     images = pictures(options.images)
     contestant = (Captum if options.child == "captum" else Ours)(options, len(images))
     found: dict[str, float] = {}
@@ -202,10 +186,6 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
             contestant(name, images)
         found |= {name: len(images) / spent["wall"], f"{name}/cpu": spent["cpu"] / len(images)}
     return found
-
-
-PLAIN = {"format": "contiguous", "allocator": "default", "chunked": False}
-OURS = {"format": "channels_last", "allocator": "tuned", "chunked": False}
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -238,38 +218,25 @@ def compare(options: argparse.Namespace) -> None:
     )
     table(rows)
     print("Largest difference over largest magnitude, Captum being lent our noise:\n")
-    table([["compared", *METHODS]] + [[k, *(f"{v:.1e}" for v in d.values())] for k, d in checked.items()])
+    differences(checked)
 
 
 def arguments(options: argparse.Namespace, child: str, settings: dict[str, Any], threads: int) -> list[object]:
     """The command line of a child."""
-    fixed = ["--child", child, "--images", options.images, "--batch", options.batch, "--threads", threads]
-    chunked = ["--chunked"] if settings["chunked"] else []
-    return [*fixed, "--format", settings["format"], "--allocator", settings["allocator"], *chunked]
+    passed = {name: getattr(options, name) for name in ("images", "batch")}
+    return command_line({"child": child, "threads": threads, **passed, **settings})
 
 
 def main() -> None:
     """Compare, or be one of the children that are measured."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=32)
-    parser.add_argument(
+    found = parser(__doc__, ["ours", "captum", "check"], images=32)
+    threads_tried(found)
+    found.add_argument(
         "--batch", type=int, default=8, help="of a call; 8 take 6 GB of Captum, which takes all steps at once"
     )
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads-tried", type=int, nargs="+", default=[2, 1])
-    parser.add_argument("--child", choices=["ours", "captum", "check"], help=argparse.SUPPRESS)
-    parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
-    parser.add_argument("--format", default="channels_last", help=argparse.SUPPRESS)
-    parser.add_argument("--allocator", default="tuned", help=argparse.SUPPRESS)
-    parser.add_argument("--chunked", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--double", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.child is None:
-        compare(options)
-    elif options.child == "check":
-        hand_over(check(options))
-    else:
-        hand_over(measure(options))
+    found.add_argument("--chunked", action="store_true", help=argparse.SUPPRESS)
+    found.add_argument("--double", action="store_true", help=argparse.SUPPRESS)
+    serve(found.parse_args(), compare, measure, {"check": check})
 
 
 if __name__ == "__main__":

@@ -8,59 +8,37 @@ counts. Both give the map of mean drops of a logit, which is compared; ours has 
 from __future__ import annotations
 
 import argparse
-import math
 from typing import Any
 
 import numpy as np
-from alternating import ask, hand_over, in_turn, machine, median, ratio, table, timed
+from alternating import ask, in_turn, machine, median, ratio, serve, table, timed
+from settings import (
+    OURS,
+    PLAIN,
+    SIZE,
+    agreeing,
+    command_line,
+    difference,
+    memory_format,
+    parser,
+    pictures,
+    seeded,
+    settled,
+)
 
-WINDOW, STRIDE, SIZE = 16, 8, 224
-TOLERANCE = 1e-4
-PLAIN = {"format": "contiguous", "allocator": "default"}
-OURS = {"format": "channels_last", "allocator": "tuned"}
-
-
-def network(name: str) -> Any:
-    """A network of torchvision whose batch norms know the statistics of random images."""
-    import torch
-    import torchvision
-
-    torch.manual_seed(0)
-    model = getattr(torchvision.models, name)(weights=None)
-    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    for module in norms:
-        module.momentum = None
-    if norms:
-        model.train()
-        with torch.no_grad():
-            model(torch.randn(16, 3, SIZE, SIZE))
-    return model.eval().requires_grad_(False)
-
-
-def pictures(n: int) -> np.ndarray:
-    """Random images, normalised."""
-    return np.random.default_rng(1).standard_normal((n, 3, SIZE, SIZE), dtype=np.float32)
+WINDOW, STRIDE = 16, 8
 
 
 def prepared(options: argparse.Namespace) -> Any:
     """The network in the memory format, and the process with the allocator, that a contestant asks for."""
-    import torch
-
-    from convaudit.pipelines.allocator import tune_allocator
-
-    torch.set_num_threads(options.threads)
-    if options.allocator == "tuned":
-        tune_allocator()
-    last = options.format == "channels_last"
-    return network(options.net).to(memory_format=torch.channels_last if last else torch.contiguous_format)
+    return settled(options, seeded(options.net).requires_grad_(False))
 
 
 def laid_out(images: np.ndarray, options: argparse.Namespace) -> Any:
     """Images as a tensor in the memory format that a contestant asks for."""
     import torch
 
-    last = options.format == "channels_last"
-    return torch.from_numpy(images).contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    return torch.from_numpy(images).contiguous(memory_format=memory_format(options))
 
 
 def windows() -> Any:
@@ -195,7 +173,8 @@ def compare(options: argparse.Namespace) -> None:
         }
         found = in_turn(contestants, options.repeats)
         peer = found[f"Captum, {best} at a time"]
-        differences.append(f"{net}: {_difference(found['ours'][0], peer[0]):.1g} ({tried})")
+        maps = {net: difference(np.array(found["ours"][0]["map"]), np.array(peer[0]["map"]))}
+        differences.append(f"{net}: {agreeing({'maps': maps})['maps'][net]:.1g} ({tried})")
         for name, rounds in found.items():
             rows.append(
                 [net, name, f"{median([1 / r['rate'] for r in rounds]):.1f}", ratio(rounds, peer, "rate"),
@@ -233,40 +212,21 @@ def probe(options: argparse.Namespace) -> dict[str, float]:
     return found
 
 
-def _difference(ours: dict[str, Any], peer: dict[str, Any]) -> float:
-    mine, theirs = np.array(ours["map"]), np.array(peer["map"])
-    found = float(np.abs(mine - theirs).max() / np.abs(theirs).max())
-    if not found <= TOLERANCE or math.isnan(found):
-        raise SystemExit(f"the maps differ by {found:.2g} of the largest value; expected at most {TOLERANCE}")
-    return found
-
-
 def _arguments(options: argparse.Namespace, net: str, child: str, side: dict[str, Any]) -> list[object]:
-    given: list[object] = ["--child", child, "--net", net, "--images", options.images, "--threads", options.threads]
-    for key, value in side.items():
-        given += [f"--{key}", value]
-    return given if child in ("probe", "anew") else [*given, "--keep"]
+    passed = {"child": child, "net": net, "images": options.images, "threads": options.threads}
+    return command_line(passed | side | {"keep": child not in ("probe", "anew")})
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nets", nargs="+", default=["resnet18", "vgg16"], help="names in torchvision.models")
-    parser.add_argument("--images", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--together-tried", type=int, nargs="+", default=[1, 4, 8, 16])
-    parser.add_argument("--all", action="store_true", help="also lend Captum our memory format and allocator")
-    parser.add_argument("--child", choices=[*CONTESTANTS, "probe"], help=argparse.SUPPRESS)
-    parser.add_argument("--net", help=argparse.SUPPRESS)
-    parser.add_argument("--together", type=int, default=1, help=argparse.SUPPRESS)
-    parser.add_argument("--keep", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--format", default="contiguous", help=argparse.SUPPRESS)
-    parser.add_argument("--allocator", default="default", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.child is None:
-        compare(options)
-    else:
-        hand_over(probe(options) if options.child == "probe" else measure(options))
+    found = parser(__doc__, [*CONTESTANTS, "probe"], images=2, repeats=1)
+    found.add_argument("--nets", nargs="+", default=["resnet18", "vgg16"], help="names in torchvision.models")
+    found.add_argument("--threads", type=int, default=2)
+    found.add_argument("--together-tried", type=int, nargs="+", default=[1, 4, 8, 16])
+    found.add_argument("--all", action="store_true", help="also lend Captum our memory format and allocator")
+    found.add_argument("--net", help=argparse.SUPPRESS)
+    found.add_argument("--together", type=int, default=1, help=argparse.SUPPRESS)
+    found.add_argument("--keep", action="store_true", help=argparse.SUPPRESS)
+    serve(found.parse_args(), compare, measure, {"probe": probe})
 
 
 if __name__ == "__main__":

@@ -15,26 +15,28 @@ import argparse
 from typing import Any
 
 import numpy as np
-from alternating import ask, hand_over, in_turn, machine, median, ratio, table, timed
+from alternating import ask, differences, in_turn, machine, median, ratio, serve, table, timed
+from settings import (
+    OURS,
+    PLAIN,
+    agreeing,
+    blocks,
+    command_line,
+    difference,
+    memory_format,
+    parser,
+    seeded,
+    settled,
+    subject,
+    threads_tried,
+)
 
 CLASSES, GRID, KEEP = 100, 7, 0.5
-TOLERANCE = 1e-4
 
 
-def network() -> Any:
-    """ResNet-18 whose batch norms know the statistics of random images."""
-    import torch
-    from torchvision.models import resnet18
-
-    torch.manual_seed(0)
-    model = resnet18(weights=None, num_classes=CLASSES)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None
-    model.train()
-    with torch.no_grad():
-        model(torch.randn(16, 3, 224, 224))
-    return model.eval().requires_grad_(False)
+def network(options: argparse.Namespace) -> Any:
+    """ResNet-18, in the memory format and with the allocator that a contestant asks for."""
+    return settled(options, seeded("resnet18", num_classes=CLASSES).requires_grad_(False))
 
 
 def pictures(n: int) -> np.ndarray:
@@ -47,37 +49,23 @@ class Ours:
     """The leaf of the pipeline, as the sweep runs it, and its maps."""
 
     def __init__(self, options: argparse.Namespace, n: int) -> None:
-        import torch
-
-        from convaudit.pipelines.allocator import tune_allocator
         from convaudit.stages.attributions.rise import Rise
         from convaudit.stages.attributions.stage import AttributionLeaf
-        from convaudit.stages.contract import Subject
-        from convaudit.stages.network.layers import trace
 
-        if options.allocator == "tuned":
-            tune_allocator()
         self.last = options.format == "channels_last"
-        model = network()
-        layers = trace(model, torch.randn(2, 3, 224, 224))
-        self.model = model.to(memory_format=torch.channels_last) if self.last else model
-        self.subject = Subject(
-            tuple(map(str, range(n))), np.full(n, -1), ("",) * n, ("",) * n, tuple(map(str, range(CLASSES))),
-            ("y", "x"), (3, 224, 224), (0.0,) * 3, (1.0,) * 3, layers, n, options.batch, 0,
-        )  # fmt: skip
+        self.model = network(options)
+        self.subject = subject(self.model, n, options.batch, CLASSES)
         self.leaf = AttributionLeaf("rise", Rise(masks=options.masks, grid=GRID, keep=KEEP))
 
     def rows(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """What is stored."""
         from convaudit.stages.contract import Task
-        from convaudit.stages.network.sweep import Block, run_tasks
+        from convaudit.stages.network.sweep import run_tasks
 
-        n = len(images)
-        block = Block(np.arange(n), images, np.ones(n, bool), np.zeros(n, np.int8), ("",) * n)
         (outcome,) = run_tasks(
             self.model,
-            [(self.leaf, Task(self.leaf.name, range(n)))],
-            [block],
+            [(self.leaf, Task(self.leaf.name, range(len(images))))],
+            blocks(images, len(images)),
             self.subject,
             device="cpu",
             channels_last=self.last,
@@ -110,14 +98,10 @@ class Plain:
     def __init__(self, options: argparse.Namespace, n: int) -> None:
         import torch
 
-        from convaudit.pipelines.allocator import tune_allocator
-
         del n
-        if options.allocator == "tuned":
-            tune_allocator()
         self.masks, self.batch = options.masks, options.batch
-        self.format = torch.channels_last if options.format == "channels_last" else torch.contiguous_format
-        self.model = torch.nn.Sequential(network(), torch.nn.Softmax(dim=1)).to(memory_format=self.format)
+        self.format = memory_format(options)
+        self.model = torch.nn.Sequential(network(options), torch.nn.Softmax(dim=1))
 
     def generate(self, cells: np.ndarray, shifts: tuple[np.ndarray, ...]) -> Any:
         """Resize and crop the masks one by one; the resizing is what skimage.transform.resize runs."""
@@ -162,14 +146,9 @@ class Network:
     """Forwards alone."""
 
     def __init__(self, options: argparse.Namespace, n: int) -> None:
-        import torch
-
-        from convaudit.pipelines.allocator import tune_allocator
-
         del n
-        tune_allocator()
         self.masks, self.batch = options.masks, options.batch
-        self.model = network().to(memory_format=torch.channels_last)
+        self.model = network(options)
 
     def __call__(self, images: np.ndarray, parts: dict[str, float]) -> None:
         """As many as there are masks."""
@@ -184,9 +163,6 @@ class Network:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    import torch
-
-    torch.set_num_threads(options.threads)
     images = pictures(options.images)
     kind = {"plain": Plain, "ours": Ours, "network": Network}[options.child]
     warm = argparse.Namespace(**vars(options) | {"masks": options.batch})
@@ -199,40 +175,39 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return found | {"rate": options.masks * len(images) / found["wall"], "parts": parts}
 
 
-def check(options: argparse.Namespace) -> dict[str, float]:
+def check(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Largest difference of the maps of all classes over their largest magnitude, under the same masks."""
     import torch
 
     from convaudit.stages.attributions.masks import drawn
 
-    torch.set_num_threads(options.threads)
     images = pictures(options.images)
     ours = Ours(options, len(images))
-    plain = Plain(argparse.Namespace(**vars(options) | PLAIN), len(images))
+    plain = Plain(argparse.Namespace(**vars(options) | AUTHORS), len(images))
     rows = ours.rows(images)
     masking = ours.leaf.method.masking(ours.subject)
     found = {}
     for image, pixels in enumerate(torch.from_numpy(images)):
         masks = plain.generate(*drawn(masking, int(rows["mask_seed"][image]), 0, options.masks))
         theirs = plain.maps(pixels, masks).double().numpy()
-        found[f"image {image}"] = float(np.abs(ours.maps(rows, image) - theirs).max() / np.abs(theirs).max())
-    assert all(value <= TOLERANCE for value in found.values()), found
-    return found
+        found[f"image {image}"] = difference(ours.maps(rows, image), theirs)
+    return agreeing({"maps of all classes, under the same masks": found})
 
 
-PLAIN = {"format": "contiguous", "allocator": "default", "batch": 100}
+#: The authors' batch, and PyTorch as it comes.
+AUTHORS = PLAIN | {"batch": 100}
 
 
 def compare(options: argparse.Namespace) -> None:
     where = machine("torch", "torchvision")
-    ours = {"format": "channels_last", "allocator": "tuned", "batch": options.batch}
+    ours = OURS | {"batch": options.batch}
     sides = {
-        "plain": ("plain", PLAIN),
+        "plain": ("plain", AUTHORS),
         "ours": ("ours", ours),
         "the network alone": ("network", ours),
         "ours, default allocator": ("ours", ours | {"allocator": "default"}),
         "ours, default format": ("ours", ours | {"format": "contiguous"}),
-        "plain, our batch": ("plain", PLAIN | {"batch": options.batch}),
+        "plain, our batch": ("plain", AUTHORS | {"batch": options.batch}),
         "plain, our format, allocator and batch": ("plain", ours),
     }
     chosen = sides if options.all else {name: sides[name] for name in ("plain", "ours", "the network alone")}
@@ -258,40 +233,28 @@ def compare(options: argparse.Namespace) -> None:
                 [threads, name, f"{median([r['rate'] for r in rounds]):.1f}", ratio(rounds, found["plain"], "rate"),
                  ratio(found["plain"], rounds, "cpu"), parts]
             )  # fmt: skip
-    differences = ask(__file__, arguments(options, "check", ours, options.threads_tried[0]))
+    checked = ask(__file__, arguments(options, "check", ours, options.threads_tried[0]))
     print(
         f"{where}. {options.images} images of 224x224, {options.masks} masks each, batch {options.batch}, median of "
         f"{options.repeats} rounds.\n"
     )
     table(rows)
-    print("Largest difference of the maps of all classes over their largest magnitude, under the same masks:\n")
-    table([list(differences), [f"{value:.1e}" for value in differences.values()]])
+    print("Largest difference over largest magnitude:\n")
+    differences(checked)
 
 
 def arguments(options: argparse.Namespace, child: str, settings: dict[str, Any], threads: int) -> list[object]:
-    fixed = ["--child", child, "--images", options.images, "--masks", options.masks, "--threads", threads]
-    return [*fixed, "--format", settings["format"], "--allocator", settings["allocator"], "--batch", settings["batch"]]
+    passed = {name: getattr(options, name) for name in ("images", "masks")}
+    return command_line({"child": child, "threads": threads, **passed, **settings})
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=2)
-    parser.add_argument("--masks", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads-tried", type=int, nargs="+", default=[2, 1])
-    parser.add_argument("--all", action="store_true", help="also one setting changed at a time")
-    parser.add_argument("--child", choices=["ours", "plain", "network", "check"], help=argparse.SUPPRESS)
-    parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
-    parser.add_argument("--format", default="channels_last", help=argparse.SUPPRESS)
-    parser.add_argument("--allocator", default="tuned", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.child is None:
-        compare(options)
-    elif options.child == "check":
-        hand_over(check(options))
-    else:
-        hand_over(measure(options))
+    found = parser(__doc__, ["ours", "plain", "network", "check"], images=2)
+    threads_tried(found)
+    found.add_argument("--masks", type=int, default=256)
+    found.add_argument("--batch", type=int, default=16)
+    found.add_argument("--all", action="store_true", help="also one setting changed at a time")
+    serve(found.parse_args(), compare, measure, {"check": check})
 
 
 if __name__ == "__main__":

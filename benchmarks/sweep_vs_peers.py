@@ -12,34 +12,33 @@ import argparse
 from typing import Any
 
 import numpy as np
-from alternating import ask, hand_over, in_turn, machine, median, ratio, table, timed
+from alternating import ask, differences, in_turn, machine, median, ratio, serve, table, timed
+from settings import (
+    OURS,
+    PLAIN,
+    agreeing,
+    blocks,
+    command_line,
+    difference,
+    memory_format,
+    parser,
+    pictures,
+    seeded,
+    settled,
+    subject,
+    threads_tried,
+)
 
 LAYERS = ("layer3", "layer4")
 #: Our name, Captum's, and how a gradient passes ReLUs.
 MAPS = {"saliency": ("Saliency", "plain")}
 RULES = {"guided_backprop": ("GuidedBackprop", "guided"), "deconvnet": ("Deconvolution", "deconvnet")}
-TOLERANCE = 1e-4
 
 
-def network(double: bool = False) -> Any:
-    """ResNet-18 whose batch norms know the statistics of random images."""
-    import torch
-    from torchvision.models import resnet18
-
-    torch.manual_seed(0)
-    model = resnet18(weights=None)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None
-    model.train()
-    with torch.no_grad():
-        model(torch.randn(16, 3, 224, 224))
-    return model.double().eval() if double else model.eval()
-
-
-def pictures(n: int) -> np.ndarray:
-    """Random images, normalised."""
-    return np.random.default_rng(1).standard_normal((n, 3, 224, 224), dtype=np.float32)
+def network(options: argparse.Namespace) -> Any:
+    """ResNet-18, in the precision, the memory format and with the allocator that a contestant asks for."""
+    model = seeded("resnet18")
+    return settled(options, model.double() if options.double else model)
 
 
 def maps(options: argparse.Namespace) -> dict[str, tuple[str, Any]]:
@@ -65,37 +64,16 @@ def leaves(options: argparse.Namespace) -> list[Any]:
     return [leaf for stage in stages for leaf in stage.leaves()]
 
 
-def subject(model: Any, n: int, batch: int) -> Any:
-    import torch
-
-    from convaudit.stages.contract import Subject
-    from convaudit.stages.network.layers import trace
-
-    names, none = tuple(map(str, range(n))), ("",) * n
-    layers = trace(model, torch.randn(2, 3, 224, 224, dtype=next(model.parameters()).dtype))
-    classes, mean, std = tuple(map(str, range(1000))), (0.0,) * 3, (1.0,) * 3
-    labels = np.full(n, -1)
-    return Subject(
-        names, labels, none, none, classes, ("y", "x"), (3, 224, 224), mean, std, layers, n, batch, 0
-    )  # fmt: skip
-
-
 class Sweep:
     """Ours."""
 
     def __init__(self, options: argparse.Namespace, n: int) -> None:
-        import torch
-
-        from convaudit.pipelines.allocator import tune_allocator
         from convaudit.stages.contract import Task
 
-        if options.allocator == "tuned":
-            tune_allocator()
         self.last = options.format == "channels_last"
         self.batch = options.batch
-        model = network(options.double).requires_grad_(False)
-        self.subject = subject(model, n, options.batch)
-        self.model = model.to(memory_format=torch.channels_last) if self.last else model
+        self.model = network(options).requires_grad_(False)
+        self.subject = subject(self.model, n, options.batch)
         chosen = [leaf for leaf in leaves(options) if leaf.name not in options.without]
         self.jobs = [(leaf, Task(leaf.name, range(n))) for leaf in chosen]
 
@@ -104,7 +82,7 @@ class Sweep:
         from convaudit.stages.network.sweep import run_tasks
 
         outcomes = run_tasks(
-            self.model, self.jobs, self._blocks(images), self.subject, device="cpu", channels_last=self.last
+            self.model, self.jobs, blocks(images, self.batch), self.subject, device="cpu", channels_last=self.last
         )
         assert not any(outcome.error for outcome in outcomes), [outcome.error for outcome in outcomes]
         arrays = {f"{outcome.leaf}/{path}": rows for outcome in outcomes for path, rows in outcome.rows.items()}
@@ -113,32 +91,18 @@ class Sweep:
                 arrays |= leaf.finish([outcome.partial], self.subject, None).arrays
         return arrays
 
-    def _blocks(self, images: np.ndarray) -> Any:
-        from convaudit.stages.network.sweep import Block
-
-        for start in range(0, len(images), self.batch):
-            part = images[start : start + self.batch]
-            n = len(part)
-            yield Block(np.arange(start, start + n), part, np.ones(n, bool), np.zeros(n, np.int8), ("",) * n)
-
 
 class Peers:
     """Captum, pytorch-grad-cam and hooks."""
 
     def __init__(self, options: argparse.Namespace, n: int) -> None:
-        import torch
         from captum import attr
         from pytorch_grad_cam import GradCAM
 
-        from convaudit.pipelines.allocator import tune_allocator
-
         del n
-        if options.allocator == "tuned":
-            tune_allocator()
         self.batch = options.batch
-        model = network(options.double)
-        self.format = torch.channels_last if options.format == "channels_last" else torch.contiguous_format
-        self.model = model.to(memory_format=self.format)
+        self.format = memory_format(options)
+        self.model = network(options)
         self.maps = {name: getattr(attr, theirs)(self.model) for name, (theirs, _) in maps(options).items()}
         self.layer_cams = {name: attr.LayerGradCam(self.model, getattr(self.model, name)) for name in LAYERS}
         self.cams: dict[str, Any] = {}
@@ -236,9 +200,6 @@ class Statistics:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    import torch
-
-    torch.set_num_threads(options.threads)
     images = pictures(options.images)
     contestant = (Peers if options.child == "peers" else Sweep)(options, len(images))
     warm = Sweep(options, options.batch) if options.child == "ours" else contestant
@@ -259,19 +220,15 @@ def check(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     values on the other side of a ReLU's zero or of a max pool's tie, and then the gradient itself jumps (the peers
     differ from themselves in the same way). Double precision is compared across the formats that are measured.
     """
-    import torch
-
-    torch.set_num_threads(options.threads)
     same, across = {"format": options.format}, {"format": "contiguous"}
     found = {
-        "float32, both in channels_last": differences(options, same | {"double": False}),
-        "float64, ours in channels_last, peers in contiguous": differences(options, across | {"double": True}),
+        "float32, both in channels_last": compared(options, same | {"double": False}),
+        "float64, ours in channels_last, peers in contiguous": compared(options, across | {"double": True}),
     }
-    assert all(value <= TOLERANCE for one in found.values() for value in one.values()), found
-    return found | {"float32, ours in channels_last, peers in contiguous": differences(options, across)}
+    return agreeing(found) | {"float32, ours in channels_last, peers in contiguous": compared(options, across)}
 
 
-def differences(options: argparse.Namespace, peers_settings: dict[str, Any]) -> dict[str, float]:
+def compared(options: argparse.Namespace, peers_settings: dict[str, Any]) -> dict[str, float]:
     images = pictures(2 * options.batch)
     options = argparse.Namespace(**vars(options) | {"raw": True, "double": peers_settings.get("double", False)})
     ours = Sweep(options, len(images))
@@ -298,15 +255,6 @@ def differences(options: argparse.Namespace, peers_settings: dict[str, Any]) -> 
     }
 
 
-PLAIN = {"format": "contiguous", "allocator": "default"}
-
-
-def difference(mine: np.ndarray, theirs: Any) -> float:
-    theirs = np.asarray(theirs)
-    assert mine.shape == theirs.shape, (mine.shape, theirs.shape)
-    return float(np.abs(mine - theirs).max() / np.abs(theirs).max())
-
-
 def _statistics(mine: dict[str, np.ndarray], theirs: dict[str, dict[str, Any]]) -> list[float]:
     found = []
     for name, total in theirs.items():
@@ -326,7 +274,7 @@ def _gradient(ours: Sweep, images: np.ndarray, rule: Any) -> np.ndarray:
 
     ask = Ask(gradients=(Gradient("predicted", "input", rule),))
     found = []
-    for block in ours._blocks(images):
+    for block in blocks(images, ours.batch):
         with opened(ours.model, block, ours.subject, ask) as batch:
             found.append(batch.gradient("predicted", "input", rule).abs().amax(1).numpy())
     return np.concatenate(found)
@@ -334,13 +282,12 @@ def _gradient(ours: Sweep, images: np.ndarray, rule: Any) -> np.ndarray:
 
 def compare(options: argparse.Namespace) -> None:
     where = machine("torch", "torchvision", "captum", "grad-cam")
-    ours = {"format": "channels_last", "allocator": "tuned"}
     sides = {
         "peers": ("peers", PLAIN),
-        "ours": ("ours", ours),
-        "ours, default allocator": ("ours", ours | {"allocator": "default"}),
-        "ours, default format": ("ours", ours | {"format": "contiguous"}),
-        "peers, our settings": ("peers", ours),
+        "ours": ("ours", OURS),
+        "ours, default allocator": ("ours", OURS | {"allocator": "default"}),
+        "ours, default format": ("ours", OURS | {"format": "contiguous"}),
+        "peers, our settings": ("peers", OURS),
     }
     chosen = sides if options.all else {name: sides[name] for name in ("peers", "ours")}
     rows: list[list[object]] = [
@@ -365,45 +312,30 @@ def compare(options: argparse.Namespace) -> None:
                 [threads, name, f"{median([r['rate'] for r in rounds]):.1f}", ratio(rounds, found["peers"], "rate"),
                  ratio(found["peers"], rounds, "cpu"), parts]
             )  # fmt: skip
-    found = ask(__file__, arguments(options, "check", ours, options.threads_tried[0]))
+    found = ask(__file__, arguments(options, "check", OURS, options.threads_tried[0]))
     print(f"{where}. {options.images} images of 224x224, batch {options.batch}, median of {options.repeats} rounds.")
     print(f"Grad-CAM of the peers: {options.cams}.\n")
     table(rows)
     print("Largest difference over largest magnitude:\n")
-    table(
-        [["compared", *next(iter(found.values()))]] + [[k, *(f"{v:.1e}" for v in d.values())] for k, d in found.items()]
-    )
+    differences(found)
 
 
 def arguments(options: argparse.Namespace, child: str, settings: dict[str, str], threads: int) -> list[object]:
-    fixed = ["--child", child, "--images", options.images, "--batch", options.batch, "--threads", threads]
-    fixed += ["--cams", options.cams, *(["--rules"] if options.rules else [])]
-    return [*fixed, "--format", settings["format"], "--allocator", settings["allocator"]]
+    passed = {name: getattr(options, name) for name in ("images", "batch", "cams", "rules")}
+    return command_line({"child": child, "threads": threads, **passed, **settings})
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads-tried", type=int, nargs="+", default=[2, 1])
-    parser.add_argument("--rules", action="store_true", help="guided backpropagation and deconvnet too")
-    parser.add_argument("--cams", choices=["pytorch-grad-cam", "captum"], default="pytorch-grad-cam")
-    parser.add_argument("--all", action="store_true", help="also one setting changed at a time")
-    parser.add_argument("--child", choices=["ours", "peers", "check"], help=argparse.SUPPRESS)
-    parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
-    parser.add_argument("--format", default="channels_last", help=argparse.SUPPRESS)
-    parser.add_argument("--allocator", default="tuned", help=argparse.SUPPRESS)
-    parser.add_argument("--without", nargs="*", default=[], help=argparse.SUPPRESS)
-    parser.add_argument("--double", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--raw", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.child is None:
-        compare(options)
-    elif options.child == "check":
-        hand_over(check(options))
-    else:
-        hand_over(measure(options))
+    found = parser(__doc__, ["ours", "peers", "check"], images=128, repeats=5)
+    threads_tried(found)
+    found.add_argument("--batch", type=int, default=32)
+    found.add_argument("--rules", action="store_true", help="guided backpropagation and deconvnet too")
+    found.add_argument("--cams", choices=["pytorch-grad-cam", "captum"], default="pytorch-grad-cam")
+    found.add_argument("--all", action="store_true", help="also one setting changed at a time")
+    found.add_argument("--without", nargs="*", default=[], help=argparse.SUPPRESS)
+    found.add_argument("--double", action="store_true", help=argparse.SUPPRESS)
+    found.add_argument("--raw", action="store_true", help=argparse.SUPPRESS)
+    serve(found.parse_args(), compare, measure, {"check": check})
 
 
 if __name__ == "__main__":
