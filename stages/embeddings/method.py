@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
 
 from ..specs import ArraySpec, SizedArray, Summary
+from .rows import Rows
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Embedded:
     Parameters
     ----------
     coordinate
-        Place of each image.
+        Place of each usable image; NaN for those that the method left out.
     arrays
         The method's other arrays, by path; each of them is written.
     """
@@ -46,20 +47,20 @@ class Method(ABC):
         return ()
 
     @abstractmethod
-    def embed(self, features: Float[np.ndarray, "image feature"], seed: int, path: str) -> Embedded:
+    def embed(self, rows: Rows, seed: int, path: str) -> Embedded:
         """Place images.
 
         Parameters
         ----------
-        features
-            One finite row per usable image; must not be written on.
+        rows
+            Features of the usable images, at least one.
         seed
             Root of every random number.
         path
             Full name of the leaf, for messages.
         """
 
-    def describe(self, arrays: Mapping[str, np.ndarray], n: int, path: str) -> Summary:
-        """Numbers and notes from the arrays of `embed`, for `n` images and the leaf called `path`."""
+    def describe(self, arrays: Mapping[str, Any], n: int, path: str) -> Summary:
+        """Numbers and notes from the arrays of `embed`, for `n` usable images and the leaf called `path`."""
         del arrays, n, path
         return Summary()

@@ -2,12 +2,23 @@ import numpy as np
 import pytest
 from sklearn import decomposition
 
-from convaudit.stages.embeddings import pca
-from convaudit.stages.embeddings.pca import PCA, principal_components
+from convaudit.stages.embeddings import rows, spectra
+from convaudit.stages.embeddings.pca import PCA
+from convaudit.stages.embeddings.rows import Rows
 from convaudit.stages.embeddings.stage import Embeddings
 from convaudit.stages.errors import ConfigError, StageError
 
 from ...stored_fake import StoredFake, codes_of, make_subject, run_leaf, values_of, vector_layer
+
+
+def table(features, valid=None):
+    return Rows.finite(features, np.ones(len(features), bool) if valid is None else valid, features.shape[1])
+
+
+def principal_components(features, k, seed):
+    """What the method stores: places, directions, shares, centre."""
+    found = PCA(components=k, scree=1).embed(table(features), seed, "embeddings/pca")
+    return found.coordinate, found.arrays["component"], found.arrays["explained"], found.arrays["centre"]
 
 
 def cloud(n=40, width=7, seed=0):
@@ -50,17 +61,56 @@ def test_agrees_with_scikit_learn_up_to_sign():
 def test_random_projections_come_close_where_the_table_is_too_large(monkeypatch, n, width):
     features = cloud(n, width)
     exact = principal_components(features, 2, 0)
-    monkeypatch.setattr(pca, "_WHOLE", 20)
+    monkeypatch.setattr(spectra, "_WHOLE", 20)
     for found, expected in zip(principal_components(features, 2, 0), exact, strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max())
 
 
-def test_blocks_of_rows_change_nothing_but_rounding(monkeypatch):
-    features = cloud(80, 7)
-    whole = principal_components(features, 2, 0)
-    monkeypatch.setattr(pca, "_BLOCK", 13)
-    for found, expected in zip(principal_components(features, 2, 0), whole, strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+class Counted:
+    """Stored rows that note how many were read at once."""
+
+    def __init__(self, values):
+        self.values, self.most = values, 0
+
+    def __getitem__(self, key):
+        self.most = max(self.most, len(self.values[key]))
+        return self.values[key]
+
+
+@pytest.mark.parametrize(("n", "width", "whole"), [(80, 7, 4096), (30, 80, 4096), (80, 70, 20)])
+def test_blocks_of_rows_change_nothing_but_rounding_and_no_table_is_held(monkeypatch, n, width, whole):
+    monkeypatch.setattr(spectra, "_WHOLE", whole)
+    features = cloud(n, width)
+    valid = np.ones(n, bool)
+    valid[[0, 13, 14]] = False
+    in_one = principal_components(features[valid], 2, 0)
+    monkeypatch.setattr(rows, "_MOST", 13)
+    stored = Counted(features)
+    found = PCA(components=2).embed(Rows.finite(stored, valid, width), 0, "embeddings/pca")
+    assert stored.most == 13
+    np.testing.assert_allclose(found.coordinate, in_one[0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found.arrays["component"], in_one[1], rtol=1e-4, atol=1e-5)
+
+
+def test_long_rows_are_read_fewer_at_once():
+    for width, most in ((8, 4096), (4096, 1024), (10**6, 64)):
+        bounds = list(rows._ranges(5000, width))
+        assert bounds[0] == (0, most)
+        assert [b for _, b in bounds[:-1]] == [a for a, _ in bounds[1:]]
+        assert bounds[-1][1] == 5000
+
+
+@pytest.mark.parametrize(("n", "width", "held"), [(40, 7, 7), (6, 20, 5), (40, 30, 12)])
+def test_scree_goes_on_beyond_the_components_that_are_drawn(n, width, held):
+    features = cloud(n, width)
+    found = PCA(components=2, scree=12).embed(table(features), 0, "embeddings/pca")
+    scree = found.arrays["scree"]
+    expected = replica(features, min(n - 1, width, 12))[2]
+    np.testing.assert_allclose(scree[:held], expected, rtol=1e-3, atol=1e-7)
+    assert np.isnan(scree[held:]).all()
+    np.testing.assert_array_equal(scree[:2], found.arrays["explained"])
+    if held == min(n - 1, width):
+        assert scree[:held].sum() == pytest.approx(1, abs=1e-5)
 
 
 def test_points_on_a_line():
@@ -110,6 +160,11 @@ def test_more_components_than_the_rank_is_an_error_that_names_it(features, rank)
 def test_equal_features_are_an_error(value):
     with pytest.raises(ConfigError, match="are the same"):
         principal_components(np.full((9, 5), value, np.float32), 1, 0)
+
+
+def test_one_image_is_an_error_in_words():
+    with pytest.raises(ConfigError, match="one usable image"):
+        principal_components(cloud(1), 1, 0)
 
 
 def leaf_of(**settings):
