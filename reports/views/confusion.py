@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import figures, rasters
+from .. import rasters
 from ..album import Album, Gallery
 from ..material import Material
+from ..reliability import Reliability, reliability
 
 TITLE = "Confusion"
 QUESTION = "Which classes are taken for which?"
@@ -66,18 +67,6 @@ class ClassRow:
 
 
 @dataclass(frozen=True)
-class Bin:
-    """Images of about the same confidence: its mean, the share of right ones, and both in percent as geometry."""
-
-    name: str
-    n: int
-    confidence: float
-    accuracy: float
-    at_confidence: float
-    at_accuracy: float
-
-
-@dataclass(frozen=True)
 class Pair:
     """Images of one label that are all taken for the same other class."""
 
@@ -98,7 +87,7 @@ class ConfusionView:
     picture_alt: str
     classes: tuple[ClassRow, ...]
     classes_hidden: int
-    bins: tuple[Bin, ...]
+    reliability: Reliability
     pairs: tuple[Pair, ...]
     pairs_hidden: int
 
@@ -120,7 +109,7 @@ def view(material: Material, album: Album) -> ConfusionView:
         picture_alt=f"Confusion matrix of {len(names)} classes: one row per label, one column per prediction",
         classes=tuple(classes[: material.limits.rows]),
         classes_hidden=max(0, len(classes) - material.limits.rows),
-        bins=_reliability(notes),
+        reliability=reliability(notes),
         pairs=pairs,
         pairs_hidden=hidden,
     )
@@ -169,22 +158,6 @@ def _class_row(row: Mapping[str, Any]) -> ClassRow:
         bar=bar,
         bar_low=bar_low,
         bar_width=round(bar_high - bar_low, 1),
-    )
-
-
-def _reliability(notes: Mapping[str, Any]) -> tuple[Bin, ...]:
-    """Filled bins of the calibration, the surest last."""
-    return tuple(
-        Bin(
-            f"{figures.short(round(row['low'], 4))} to {figures.short(round(row['high'], 4))}",
-            int(row["n"]),
-            row["confidence"],
-            row["accuracy"],
-            round(100 * row["confidence"], 1),
-            round(100 * row["accuracy"], 1),
-        )
-        for row in notes.get("calibration", ())
-        if row["n"] and row["confidence"] is not None and row["accuracy"] is not None
     )
 
 

@@ -18,8 +18,8 @@ class Calibration:
     ----------
     edges
         Borders of the bins, from 0 to 1. Shape ``(bin + 1,)``.
-    count
-        Images in each bin.
+    count, right
+        Images in each bin, and those of them that were answered right.
     confidence, accuracy
         Means over each bin; NaN for an empty bin.
     error
@@ -28,6 +28,7 @@ class Calibration:
 
     edges: Float[np.ndarray, " edge"]
     count: Int[np.ndarray, " bin"]
+    right: Int[np.ndarray, " bin"]
     confidence: Float[np.ndarray, " bin"]
     accuracy: Float[np.ndarray, " bin"]
     error: float
@@ -61,7 +62,34 @@ def calibration(confidence: Float[np.ndarray, " image"], right: Bool[np.ndarray,
     full = count > 0
     gap = np.abs(accuracy[full] - mean[full])
     error = float((gap * count[full]).sum() / count.sum()) if len(value) else float("nan")
-    return Calibration(np.linspace(0, 1, bins + 1), count, mean, accuracy, error)
+    hits = np.bincount(place[right], minlength=bins)
+    return Calibration(np.linspace(0, 1, bins + 1), count, hits, mean, accuracy, error)
+
+
+def by_chance(
+    confidence: Float[np.ndarray, " image"], bins: int, rng: np.random.Generator, draws: int = 200
+) -> tuple[float, float]:
+    """The error that a perfectly calibrated network would show all the same, since a bin's images are few.
+
+    Parameters
+    ----------
+    confidence
+        Softmax probability of the predicted class, in [0, 1]; at least one.
+    bins
+        As in `calibration`.
+    rng
+        Draws, image by image, whether an answer of that confidence is right.
+    draws
+        How often all are drawn.
+
+    Returns
+    -------
+    tuple[float, float]
+        Mean, and 95th percentile, of the error.
+    """
+    value = confidence.astype(np.float64)
+    errors = [calibration(value, rng.random(len(value)) < value, bins).error for _ in range(draws)]
+    return float(np.mean(errors)), float(np.quantile(errors, 0.95))
 
 
 def _means(

@@ -137,6 +137,7 @@ def _bins(calibration: Calibration) -> list[dict[str, Any]]:
             "n": int(calibration.count[i]),
             "confidence": _known(calibration.confidence[i]),
             "accuracy": _known(calibration.accuracy[i]),
+            "bounds": [_known(bound) for bound in wilson(int(calibration.right[i]), int(calibration.count[i]))],
         }
         for i in range(len(calibration.count))
     ]

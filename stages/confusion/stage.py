@@ -15,6 +15,10 @@ from .calibration import calibration
 from .judgements import Counted, measurements, notes
 from .matrix import confused_pairs, confusion_matrix
 from .mistakes import findings
+from .trust import Judged, Trust, trust
+from .trust import findings as doubts
+from .trust import measurements as trust_measurements
+from .trust import notes as trust_notes
 
 MATRIX = ArraySpec(
     "matrix", ("label", "prediction"), "int64", "images", "Images by true label and predicted class; bad ones left out."
@@ -23,6 +27,16 @@ PAIR = ArraySpec(
     "pair", ("pair", "side"), "int32", "1", "Most confused directed pairs (label, prediction), by falling count."
 )
 PAIR_COUNT = ArraySpec("pair_count", ("pair",), "int64", "images", "Images of each pair.")
+RANK_COUNT = ArraySpec(
+    "rank_count",
+    ("rank",),
+    "int64",
+    "images",
+    "Images by how many classes stand before their label: larger logits, and equal ones of earlier classes.",
+)
+CLASSWISE = ArraySpec(
+    "classwise_error", ("class",), "float64", "1", "Calibration error of each class's probability over all images."
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +47,10 @@ class Confusion(SoleLeaf):
     ----------
     bins
         Bins of the calibration error.
+    other_bins
+        Numbers of bins that it is measured with besides.
+    temperature_images
+        The temperature is fitted on at most so many images, drawn by the seed.
     pairs
         How many of the most confused pairs are kept.
     examples
@@ -42,17 +60,21 @@ class Confusion(SoleLeaf):
     """
 
     bins: int = 15
+    other_bins: Sequence[int] = (10, 20)
+    temperature_images: int = 20_000
     pairs: int = 10
     examples: int = 6
     min_support: int = 10
 
     name: ClassVar[str] = "confusion"
-    documents: ClassVar[tuple[ArraySpec, ...]] = (MATRIX, PAIR, PAIR_COUNT)
+    documents: ClassVar[tuple[ArraySpec, ...]] = (MATRIX, PAIR, PAIR_COUNT, RANK_COUNT, CLASSWISE)
 
     def __post_init__(self) -> None:
-        for key in ("bins", "pairs", "examples", "min_support"):
+        for key in ("bins", "pairs", "examples", "min_support", "temperature_images"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"confusion.{key}: expected 1 or more, got {getattr(self, key)}")
+        if any(bins < 1 for bins in self.other_bins):
+            raise ConfigError(f"confusion.other_bins: expected numbers of 1 or more, got {list(self.other_bins)}")
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -60,9 +82,10 @@ class Confusion(SoleLeaf):
         return ("predictions",)
 
     def writes(self, subject: Subject) -> tuple[SizedArray, ...]:
-        """The matrix and the pairs."""
+        """The matrix, and what is counted per pair, class and rank."""
         n = subject.n_class
-        return (MATRIX.sized((n, n)), PAIR.sized((self.pairs, 2)), PAIR_COUNT.sized((self.pairs,)))
+        pairs = (PAIR.sized((self.pairs, 2)), PAIR_COUNT.sized((self.pairs,)))
+        return (MATRIX.sized((n, n)), *pairs, RANK_COUNT.sized((n,)), CLASSWISE.sized((n,)))
 
     def tasks(self, subject: Subject, stored: Stored) -> Sequence[Task]:
         """No tasks: `finish` counts."""
@@ -81,12 +104,31 @@ class Confusion(SoleLeaf):
         if not counted.n:
             reason = "no image has both a label and a prediction"
             return Summary(arrays, notes={"status": "not applicable", "reason": reason})
+        found = self._trust(subject, stored)
+        arrays |= {"rank_count": found.scores.rank_count, "classwise_error": found.scores.classwise}
+        told = findings(counted, self.min_support)
+        grave = any(finding.severity == "error" for finding in told)
         return Summary(
             arrays,
-            measurements(counted, self.min_support),
-            findings(counted, self.min_support),
-            notes(counted, self.min_support),
+            (*measurements(counted, self.min_support), *trust_measurements(found)),
+            # Wrong answers by the score explain wrong confidences.
+            told if grave else (*told, *doubts(found, self._sure_and_wrong(subject, stored))),
+            notes(counted, self.min_support) | {"trust": trust_notes(found, counted.calibration)},
         )
+
+    def _trust(self, subject: Subject, stored: Stored) -> Trust:
+        predicted = np.asarray(stored["predictions/predicted"][:])
+        position = np.flatnonzero((predicted >= 0) & (subject.label >= 0))
+        confidence = np.asarray(stored["predictions/confidence"][:])[position]
+        bins = (self.bins, *(n for n in self.other_bins if n != self.bins))
+        judged = Judged(position, subject.label[position], stored, subject)
+        return trust(judged, confidence, bins, self.temperature_images)
+
+    def _sure_and_wrong(self, subject: Subject, stored: Stored) -> list[int]:
+        predicted = np.asarray(stored["predictions/predicted"][:])
+        confidence = np.asarray(stored["predictions/confidence"][:])
+        wrong = np.flatnonzero((predicted >= 0) & (subject.label >= 0) & (predicted != subject.label))
+        return wrong[np.argsort(-confidence[wrong], kind="stable")][: 2 * self.examples].tolist()
 
     def _count(self, subject: Subject, stored: Stored) -> Counted:
         predicted = np.asarray(stored["predictions/predicted"][:])

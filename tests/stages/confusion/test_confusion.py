@@ -24,13 +24,18 @@ def answers(n=300, n_class=4, seed=0):
 
 def audit(label, predicted, confidence=None, class_names=None, **settings):
     confidence = np.linspace(0.5, 1, len(label)) if confidence is None else np.asarray(confidence)
+    names = class_names or ("ant", "bee", "cat", "dog")[: max(max(label), max(predicted), 1) + 1]
+    predicted = np.asarray(predicted)
+    logit = np.zeros((len(label), len(names)), np.float32)
+    logit[np.arange(len(label)), predicted] = 1 + confidence
+    logit[predicted < 0] = np.nan
     stored = StoredFake(
         {
-            "predictions/predicted": np.asarray(predicted, np.int32),
-            "predictions/confidence": np.where(np.asarray(predicted) < 0, np.nan, confidence).astype(np.float32),
+            "predictions/logit": logit,
+            "predictions/predicted": predicted.astype(np.int32),
+            "predictions/confidence": np.where(predicted < 0, np.nan, confidence).astype(np.float32),
         }
     )
-    names = class_names or ("ant", "bee", "cat", "dog")[: max(max(label), max(predicted), 1) + 1]
     return settle(Confusion(**settings), make_subject(label, class_names=names), stored, []), stored
 
 
