@@ -118,6 +118,8 @@ def _lens_box(view: Any, place: tuple[int, int]) -> Any:
     try:
         if view is None or "unknown" in str(view.status).lower():
             return None
+        if "whole" in str(view.status).lower():
+            return ((0, SIZE), (0, SIZE))
         axes = [axis for axis in view.at(place).axes if axis.input_axis >= 2]
     except ReceptiveFieldError:
         return None
@@ -130,8 +132,10 @@ def gradients(model: Any) -> list[Any]:
     from torch import nn
     from torch.nn import functional as F
 
-    def average(x: Any, kernel: Any, stride: Any = None, padding: Any = 0, *_: Any, ceil_mode: bool = False, **__: Any):
-        return F.avg_pool2d(x, kernel, stride, padding, ceil_mode)
+    def average(
+        x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, *_: Any, ceil_mode: bool = False, **__: Any
+    ):
+        return F.avg_pool2d(x, kernel_size, stride, padding, ceil_mode)
 
     F.max_pool2d = average
     for module in list(model.modules()):

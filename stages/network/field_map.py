@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +20,9 @@ class Field:
         Per spatial axis, along the paths that keep each cell's place; None where no such path is left.
     whole
         Per spatial axis, whether something pooled over all of it reaches every cell.
+    ends
+        Per spatial axis, first and last pixel that any cell sees: windows that would reach beyond the last cell of a
+        map leave pixels at the border of the image out.
     clash
         Which branches, on the way here, met although their cells lie at different places; None for none.
     unknown
@@ -28,6 +31,7 @@ class Field:
 
     reach: tuple[Reach | None, ...]
     whole: tuple[bool, ...]
+    ends: tuple[tuple[int, int], ...]
     clash: str | None = None
     unknown: str | None = None
 
@@ -73,15 +77,26 @@ class FieldMap:
         """The same with other fields."""
         return replace(self, fields=tuple(change(field) for field in self.fields))
 
-    def moved(self, axis: int, taps: Taps | None, unknown: str) -> FieldMap:
-        """After each cell has looked at some others along spatial axis `axis`; None for others that nobody knows."""
+    def moved(self, axis: int, taps: Taps | None, cells: int, unknown: str = "") -> FieldMap:
+        """After each cell has looked at some others along spatial axis `axis`, which makes `cells` of them.
+
+        `taps` is None where nobody knows at which; `unknown` says why.
+        """
 
         def change(field: Field) -> Field:
             if taps is None:
                 return replace(field, unknown=field.unknown or unknown)
             reach = field.reach[axis]
             moved = None if reach is None else passed(reach, taps)
-            return replace(field, reach=(*field.reach[:axis], moved, *field.reach[axis + 1 :]))
+            first, last = field.ends[axis]
+            if moved is not None:
+                low, high = moved.ends(cells)
+                first, last = max(first, low), min(last, high)
+            return replace(
+                field,
+                reach=(*field.reach[:axis], moved, *field.reach[axis + 1 :]),
+                ends=(*field.ends[:axis], (first, last), *field.ends[axis + 1 :]),
+            )
 
         return self.each(change)
 
@@ -102,7 +117,8 @@ def image_seen(shape: tuple[int, ...], n_space: int) -> FieldMap:
     """What the image itself sees: each pixel itself."""
     axes = tuple(range(len(shape) - n_space, len(shape)))
     label = np.zeros([1 if axis in (0, *axes) else n for axis, n in enumerate(shape)], np.int64)
-    return FieldMap(axes, label, (Field((PIXELS,) * n_space, (False,) * n_space),))
+    ends = tuple((0, shape[axis] - 1) for axis in axes)
+    return FieldMap(axes, label, (Field((PIXELS,) * n_space, (False,) * n_space, ends),))
 
 
 def merged(fields: Sequence[Field], where: str, unknown: str | None = None) -> Field:
@@ -127,9 +143,16 @@ def merged(fields: Sequence[Field], where: str, unknown: str | None = None) -> F
             joined = known[0]
         reaches.append(joined)
     whole = tuple(any(flags) for flags in zip(*(field.whole for field in fields), strict=True))
+    ends = tuple(
+        (min(a for a, _ in each), max(b for _, b in each)) for each in zip(*(f.ends for f in fields), strict=True)
+    )
     clash = next((field.clash for field in fields if field.clash), None) or clash_of(fields, where)
     reason = next((field.unknown for field in fields if field.unknown), unknown or drift)
-    return Field(tuple(reaches), whole, clash, reason)
+    return Field(tuple(reaches), whole, ends, clash, reason)
+
+
+def _by_axis(fields: Sequence[Field]) -> Iterator[tuple[tuple[int, int], ...]]:
+    return zip(*(field.ends for field in fields), strict=True)
 
 
 def clash_of(fields: Sequence[Field], where: str) -> str | None:

@@ -121,4 +121,4 @@ def _groups(state: FieldMap, channels: int) -> tuple[Group, ...]:
 
 
 def _nowhere(n_space: int, reason: str | None, whole: bool = False) -> Field:
-    return Field((None,) * n_space, (whole,) * n_space, None, reason)
+    return Field((None,) * n_space, (whole,) * n_space, ((0, 0),) * n_space, None, reason)

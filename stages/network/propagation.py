@@ -254,7 +254,7 @@ def _reduced(node: Node, state: FieldMap, shape: tuple[int, ...]) -> FieldMap | 
     found = _among(node, state, [dim for dim in dims if shape[dim] > 1])
     for place, axis in enumerate(state.axes):
         if axis in dims:
-            found = found.moved(place, Taps(shape[axis], (tuple(range(shape[axis])),)), "")
+            found = found.moved(place, Taps(shape[axis], (tuple(range(shape[axis])),)), 1)
     if len(node.shape) == len(shape):
         return found
     if set(dims) & {0, *state.axes}:
@@ -281,7 +281,7 @@ def _sliced(node: Node, state: FieldMap, shape: tuple[int, ...]) -> FieldMap:
     dim = arguments(node)["dim"] % len(shape)
     start, step = cut(node, shape)
     if dim in state.axes:
-        return state.moved(state.axes.index(dim), Taps(step, ((start,),)), "")
+        return state.moved(state.axes.index(dim), Taps(step, ((start,),)), node.shape[dim])
     return _picked(state, dim, range(start, start + node.shape[dim] * step, step))
 
 
@@ -289,7 +289,7 @@ def _split(node: Node, state: FieldMap, shape: tuple[int, ...]) -> FieldMap:
     dim = arguments(node)["dim"] % len(shape)
     start = part_start(node, shape)
     if dim in state.axes:
-        return state.moved(state.axes.index(dim), shifted(start), "")
+        return state.moved(state.axes.index(dim), shifted(start), node.shape[dim])
     return _picked(state, dim, range(start, start + node.shape[dim]))
 
 
@@ -322,7 +322,7 @@ def _framed(node: Node, state: FieldMap, shape: tuple[int, ...]) -> FieldMap | N
     for axis in range(n - len(pad) // 2, n):
         before, after = pad[2 * (n - 1 - axis) : 2 * (n - axis)]
         if axis in state.axes:
-            found = found.moved(state.axes.index(axis), padded(node, n, axis), "")
+            found = found.moved(state.axes.index(axis), padded(node, n, axis), node.shape[axis])
         elif axis == 0 and (before or after):
             return None
         elif before or after:
@@ -346,7 +346,7 @@ def _windowed(node: Node, state: FieldMap, shape: tuple[int, ...]) -> FieldMap |
         reason = (
             f"the operation {node.name} makes {node.shape[axis]} cells of {shape[axis]} in a way that never repeats"
         )
-        found = found.moved(place, window_taps(node, shape, axis), reason)
+        found = found.moved(place, window_taps(node, shape, axis), node.shape[axis], reason)
     return _convolved(node, found, shape) if node.name in CONVOLUTIONS else found
 
 

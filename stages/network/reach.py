@@ -73,6 +73,12 @@ class Reach:
         turns, place = divmod(cell, len(self.last))
         return self.last[place] + turns * self.step
 
+    def ends(self, cells: int) -> tuple[int, int]:
+        """First and last pixel that any of so many cells sees, as if the image had no end."""
+        period = min(len(self.first), cells)
+        first = min(self.first_of(cell) for cell in range(period))
+        return first, max(self.last_of(cell) for cell in range(cells - period, cells))
+
 
 #: Each cell is a pixel.
 PIXELS = Reach(1, (0,), (0,))

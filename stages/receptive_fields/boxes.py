@@ -105,7 +105,9 @@ def box(group: Group, position: Sequence[int], input_shape: Sequence[int], *, lo
     spans = reach(group, position) if placed else None
     if spans is None:
         return tuple((0, length) for length in space)
+    # Pixels at the border that no window holds, since the next one would reach beyond the map, are not seen.
+    ends = group.get("ends") or [(0, length) for length in space]
     return tuple(
-        (min(max(start, 0), length), min(max(stop, 0), length))
-        for (start, stop), length in zip(spans, space, strict=True)
+        (min(max(start, low), high), min(max(stop, low), high))
+        for (start, stop), (low, high) in zip(spans, ends, strict=True)
     )

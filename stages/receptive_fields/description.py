@@ -87,6 +87,9 @@ def _group(field: Field | None, layer: Field, space: Sequence[int], *, placed: b
         # Whose channels come last is known as a layer, but not by (channel, place).
         "status": "unknown" if not placed else "exact" if field is None else status_of(field),
     }
+    if group["status"] != "unknown" and None not in group["local"]:
+        # Of a constant this is never asked, since its box holds nothing.
+        group["ends"] = [[first, last + 1] for first, last in shown.ends]
     reaches = [reach for reach in shown.reach if reach is not None]
     if field is not None and len(reaches) == len(space) and any(len(reach.first) > 1 for reach in reaches):
         group["phases"] = [[list(ends) for ends in zip(reach.first, reach.last, strict=True)] for reach in reaches]

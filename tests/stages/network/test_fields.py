@@ -271,6 +271,17 @@ def test_a_constant_channel_sees_nothing():
     assert all(start == stop for start, stop in box(group_of(groups, 5), (3, 3), (2, 17, 23)))
 
 
+@pytest.mark.parametrize(("side", "beyond"), [(12, 1), (13, 0)])
+def test_pixels_at_the_border_that_no_window_holds_are_in_no_box(side, beyond):
+    # Windows of 3, every 2: the last pixel of 12 is left over, none of 13.
+    model = _generous(nn.Sequential(nn.Conv1d(2, 2, 3, stride=2), nn.Conv1d(2, 2, 5, padding=2)))
+    shape, last = (2, side), (side - 3) // 2
+    group = described(_seen(model, "1", shape), (side,))[0]
+    assert box(group, (last,), shape) == ((2 * last - 4, side - beyond),)
+    ((mask, _),) = _reached(model, "1", shape, [(0, last)])
+    assert _ends(mask) == box(group, (last,), shape)
+
+
 def test_a_shuffle_is_told_in_runs():
     groups = described(_seen(Paths(), "shuffled", (2, 17, 23)), (17, 23))
     assert sorted(group["channels"] for group in groups) == [[[0, 3, 2]], [[1, 4, 2]]]
