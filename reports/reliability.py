@@ -62,7 +62,7 @@ def reliability(notes: Mapping[str, Any]) -> Reliability:
             int(row["n"]),
             row["confidence"],
             row["accuracy"],
-            _interval(row.get("bounds")),
+            interval(row.get("bounds")),
         )
         for row in rows
     )
@@ -74,8 +74,10 @@ def _place(value: float) -> str:
     return figures.short(round(value, 4))
 
 
-def _interval(bounds: Sequence[float] | None) -> str:
-    return f"{figures.number(bounds[0])} to {figures.number(bounds[1])}" if bounds else ""
+def interval(bounds: Sequence[float | None] | None) -> str:
+    """Write two bounds; nothing where they are unknown."""
+    known = bounds is not None and None not in bounds
+    return f"{figures.number(bounds[0])} to {figures.number(bounds[1])}" if known else ""
 
 
 def _x(value: float) -> float:

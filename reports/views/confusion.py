@@ -12,7 +12,7 @@ import numpy as np
 from .. import rasters
 from ..album import Album, Gallery
 from ..material import Material
-from ..reliability import Reliability, reliability
+from ..reliability import Reliability, interval, reliability
 
 TITLE = "Confusion"
 QUESTION = "Which classes are taken for which?"
@@ -50,6 +50,10 @@ class ClassRow:
         Share of them that is recognised, with its 95 % bounds; None without images.
     precision, n_predicted
         Share of right ones among the images that are predicted to be it; None where there is none.
+    f1
+        Harmonic mean of both; None where there is neither.
+    precision_interval, f1_interval
+        Their 95 % bounds.
     bar, bar_low, bar_width
         Recall and its bounds in percent, as geometry.
     """
@@ -60,10 +64,22 @@ class ClassRow:
     low: float | None
     high: float | None
     precision: float | None
+    precision_interval: str
+    f1: float | None
+    f1_interval: str
     n_predicted: int
     bar: float
     bar_low: float
     bar_width: float
+
+
+@dataclass(frozen=True)
+class TopRow:
+    """Share of images whose label is among the first `k` answers, with its 95 % bounds."""
+
+    k: int
+    share: float
+    interval: str
 
 
 @dataclass(frozen=True)
@@ -87,6 +103,9 @@ class ConfusionView:
     picture_alt: str
     classes: tuple[ClassRow, ...]
     classes_hidden: int
+    never: tuple[str, ...]
+    absent: tuple[str, ...]
+    top: tuple[TopRow, ...]
     reliability: Reliability
     pairs: tuple[Pair, ...]
     pairs_hidden: int
@@ -109,6 +128,9 @@ def view(material: Material, album: Album) -> ConfusionView:
         picture_alt=f"Confusion matrix of {len(names)} classes: one row per label, one column per prediction",
         classes=tuple(classes[: material.limits.rows]),
         classes_hidden=max(0, len(classes) - material.limits.rows),
+        never=tuple(names[at] for at in notes.get("never_predicted", ())),
+        absent=tuple(names[at] for at in notes.get("absent", ())),
+        top=tuple(TopRow(row["k"], row["share"], interval(row["bounds"])) for row in notes.get("top", ())),
         reliability=reliability(notes),
         pairs=pairs,
         pairs_hidden=hidden,
@@ -154,6 +176,9 @@ def _class_row(row: Mapping[str, Any]) -> ClassRow:
         low=low,
         high=high,
         precision=row["precision"],
+        precision_interval=interval(row.get("precision_bounds")),
+        f1=row.get("f1"),
+        f1_interval=interval(row.get("f1_bounds")),
         n_predicted=int(row["predicted"]),
         bar=bar,
         bar_low=bar_low,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,8 @@ from jaxtyping import Int
 from ..numerics.statistics import wilson
 from ..specs import Measurement
 from .calibration import Calibration
-from .matrix import precision, recall
+from .classes import class_rows, known
+from .matrix import recall
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,6 @@ def _worst_recall(counted: Counted, min_support: int) -> tuple[Measurement, ...]
 def notes(counted: Counted, min_support: int) -> dict[str, Any]:
     """Rows per class, pair and bin, for the report; a share that nothing was counted for is null."""
     support, answered = counted.matrix.sum(axis=1), counted.matrix.sum(axis=0)
-    shares = zip(recall(counted.matrix), precision(counted.matrix), support, answered, strict=True)
     sparse = {"confusion/worst_recall": f"no label has {min_support} images (confusion.min_support)"}
     return {
         "status": "measured",
@@ -103,18 +102,9 @@ def notes(counted: Counted, min_support: int) -> dict[str, Any]:
         "n": counted.n,
         "unlabelled": counted.n_unlabelled,
         "bad": counted.n_bad,
-        "classes": [
-            {
-                "class": i,
-                "name": counted.class_names[i],
-                "recall": _known(r),
-                "recall_bounds": [_known(bound) for bound in wilson(int(counted.matrix[i, i]), int(s))],
-                "precision": _known(p),
-                "support": int(s),
-                "predicted": int(a),
-            }
-            for i, (r, p, s, a) in enumerate(shares)
-        ],
+        "classes": class_rows(counted.class_names, counted.matrix),
+        "never_predicted": np.flatnonzero((answered == 0) & (support > 0)).tolist(),
+        "absent": np.flatnonzero(support == 0).tolist(),
         "pairs": [
             {
                 "label": int(label),
@@ -135,13 +125,9 @@ def _bins(calibration: Calibration) -> list[dict[str, Any]]:
             "low": float(calibration.edges[i]),
             "high": float(calibration.edges[i + 1]),
             "n": int(calibration.count[i]),
-            "confidence": _known(calibration.confidence[i]),
-            "accuracy": _known(calibration.accuracy[i]),
-            "bounds": [_known(bound) for bound in wilson(int(calibration.right[i]), int(calibration.count[i]))],
+            "confidence": known(calibration.confidence[i]),
+            "accuracy": known(calibration.accuracy[i]),
+            "bounds": [known(bound) for bound in wilson(int(calibration.right[i]), int(calibration.count[i]))],
         }
         for i in range(len(calibration.count))
     ]
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)

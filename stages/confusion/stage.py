@@ -12,6 +12,7 @@ from ..contract import Partial, SoleLeaf, Stored, Subject, Task
 from ..errors import ConfigError
 from ..specs import ArraySpec, SizedArray, Summary
 from .calibration import calibration
+from .classes import DOCUMENTS, class_measurements, per_class, top_rows
 from .judgements import Counted, measurements, notes
 from .matrix import confused_pairs, confusion_matrix
 from .mistakes import findings
@@ -67,7 +68,7 @@ class Confusion(SoleLeaf):
     min_support: int = 10
 
     name: ClassVar[str] = "confusion"
-    documents: ClassVar[tuple[ArraySpec, ...]] = (MATRIX, PAIR, PAIR_COUNT, RANK_COUNT, CLASSWISE)
+    documents: ClassVar[tuple[ArraySpec, ...]] = (MATRIX, PAIR, PAIR_COUNT, RANK_COUNT, CLASSWISE, *DOCUMENTS)
 
     def __post_init__(self) -> None:
         for key in ("bins", "pairs", "examples", "min_support", "temperature_images"):
@@ -85,7 +86,8 @@ class Confusion(SoleLeaf):
         """The matrix, and what is counted per pair, class and rank."""
         n = subject.n_class
         pairs = (PAIR.sized((self.pairs, 2)), PAIR_COUNT.sized((self.pairs,)))
-        return (MATRIX.sized((n, n)), *pairs, RANK_COUNT.sized((n,)), CLASSWISE.sized((n,)))
+        classes = [spec.sized((n, 2)[: len(spec.dims)]) for spec in DOCUMENTS]
+        return (MATRIX.sized((n, n)), *pairs, RANK_COUNT.sized((n,)), CLASSWISE.sized((n,)), *classes)
 
     def tasks(self, subject: Subject, stored: Stored) -> Sequence[Task]:
         """No tasks: `finish` counts."""
@@ -105,15 +107,21 @@ class Confusion(SoleLeaf):
             reason = "no image has both a label and a prediction"
             return Summary(arrays, notes={"status": "not applicable", "reason": reason})
         found = self._trust(subject, stored)
+        arrays |= vars(per_class(counted.matrix))
         arrays |= {"rank_count": found.scores.rank_count, "classwise_error": found.scores.classwise}
         told = findings(counted, self.min_support)
         grave = any(finding.severity == "error" for finding in told)
         return Summary(
             arrays,
-            (*measurements(counted, self.min_support), *trust_measurements(found)),
+            (
+                *measurements(counted, self.min_support),
+                *class_measurements(counted.matrix, found.scores),
+                *trust_measurements(found),
+            ),
             # Wrong answers by the score explain wrong confidences.
             told if grave else (*told, *doubts(found, self._sure_and_wrong(subject, stored))),
-            notes(counted, self.min_support) | {"trust": trust_notes(found, counted.calibration)},
+            notes(counted, self.min_support)
+            | {"trust": trust_notes(found, counted.calibration), "top": top_rows(found.scores)},
         )
 
     def _trust(self, subject: Subject, stored: Stored) -> Trust:
