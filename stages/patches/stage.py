@@ -108,8 +108,8 @@ class Patches(SoleLeaf):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Which images excite what where, what part of them is seen, what was found, and which images are usable."""
-        return ("activations", "receptive_fields/theoretical", "filters", "predictions")
+        """Which images excite what where, what is seen of them, what was found, who makes whom, and what is usable."""
+        return ("activations", "receptive_fields/theoretical", "filters", "weights", "predictions")
 
     def writes(self, subject: Subject) -> tuple[SizedArray, ...]:
         """As many rows as the budget allows, of the largest crop that may be stored."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..contract import Stored, Subject
 from ..errors import StageError, StoreError
+from ..filters.joining import kin
 from ..specs import LayerSpec
 from .choice import Tops, fired
 from .selectivity import selectivity
@@ -32,7 +33,7 @@ class TopReader:
         usable = np.asarray(stored["predictions/status"][:]) == 0
         label = np.asarray(subject.label)
         self.size = np.bincount(label[usable & (label >= 0)], minlength=subject.n_class)
-        self.flags = _flags(stored)
+        self.flags = _flags(subject.layers, stored)
         self.groups: dict[str, Any] = dict(stored.summary("receptive_fields/theoretical").notes.get("groups", {}))
 
     def __call__(self, layer: LayerSpec) -> Tops:
@@ -76,8 +77,15 @@ class TopReader:
         return self._read(layer, "top_position")[:, : self.ranks]
 
 
-def _flags(stored: Stored) -> dict[str, Sequence[int]]:
-    """Channels with a finding, by layer."""
+def _flags(layers: Sequence[LayerSpec], stored: Stored) -> dict[str, list[int]]:
+    """Channels with a finding, by layer; a ReLU's also where the convolution that makes it has one."""
     names = stored.summary("filters").notes["layers"]
     layer, channel, trouble = (np.asarray(stored[f"filters/{key}"][:]) for key in ("layer", "channel", "trouble"))
-    return {name: channel[(layer == at) & (trouble > 0)].tolist() for at, name in enumerate(names)}
+    found = {name: channel[(layer == at) & (trouble > 0)].tolist() for at, name in enumerate(names)}
+    known = kin(layers, stored)
+    makers = {relu: conv for conv, relu in known.relu_of.items()}
+    for one in layers:
+        maker = known.conv_of(one) or makers.get(one.name)
+        if one.kind == "relu" and maker in found:
+            found[one.name] = [*found.get(one.name, ()), *found[maker]]
+    return found

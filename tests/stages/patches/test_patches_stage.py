@@ -357,3 +357,12 @@ def test_too_few_images_or_layers_that_were_not_swept_are_refused():
 def test_settings_that_mean_nothing_are_refused(settings, word):
     with pytest.raises(ConfigError, match=word):
         Patches(**settings)
+
+
+@pytest.mark.parametrize("channel", [0, 3])
+def test_a_finding_of_the_convolution_lifts_the_channel_of_its_relu(channel):
+    model, subject, images, stored = world(conv_net(), CONV_FIELDS, flags={("conv2", channel)})
+    notes = {"lineage": {"relu1": {"conv": "conv1"}, "relu2": {"conv": "conv2"}}}
+    stored.summaries["weights"] = Summary(notes=notes)
+    run(Patches(("relu2",), channels=1), model, subject, images, stored)
+    assert stored["patches/relu2/channel"].tolist() == [channel]
