@@ -145,11 +145,14 @@ class ConfirmationLeaf(Leaf):
         # A group is an extreme of its class by construction: it says nothing unless the network falls for it.
         told = [found for found in outcomes if found.confirmed >= 0 or found.makes or found.group < 0]
         findings = tuple(finding(found, subject, stored, grid) for found in told)
-        return Summary(table, (_measured(outcomes, stored),), findings, self._notes(outcomes))
+        compared = int(stored.summary("gaze/shortcuts").notes.get("compared_classes", 0))
+        return Summary(table, _measured(outcomes, compared), findings, self._notes(outcomes, compared))
 
-    def _notes(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    def _notes(self, outcomes: Sequence[Outcome], compared: int) -> dict[str, Any]:
+        few = f"no class has {self.shortcuts.limits.images} right images, too few for a mean heatmap"
         return {
             "status": "measured" if outcomes else "nothing to try",
+            "not_applicable": {} if compared else {"gaze/shortcuts": few},
             "lost": {str(found.row): list(found.images_lost) for found in outcomes},
             "won": {str(found.row): list(found.images_won) for found in outcomes},
             "definition": f"Confirmed where covering the cell loses the class and pasting it onto others makes it, in "
@@ -159,14 +162,18 @@ class ConfirmationLeaf(Leaf):
         }
 
 
-def _measured(outcomes: Sequence[Outcome], stored: Stored) -> Measurement:
-    compared = int(stored.summary("gaze/shortcuts").notes.get("compared_classes", 0))
-    return Measurement(
-        "gaze/shortcuts",
-        float(len({found.label for found in outcomes if found.confirmed >= 0})) if compared else float("nan"),
-        "1",
-        "lower",
-        compared,
-        "gaze/confirmation/confirmed",
-        "Classes recognised by one place at the border: covering it loses the class, pasting it makes the class.",
+def _measured(outcomes: Sequence[Outcome], compared: int) -> tuple[Measurement, ...]:
+    """Nothing where no class could be compared: too few images are no fault of the network."""
+    if not compared:
+        return ()
+    return (
+        Measurement(
+            "gaze/shortcuts",
+            float(len({found.label for found in outcomes if found.confirmed >= 0})),
+            "1",
+            "lower",
+            compared,
+            "gaze/confirmation/confirmed",
+            "Classes recognised by one place at the border: covering it loses the class, pasting it makes the class.",
+        ),
     )

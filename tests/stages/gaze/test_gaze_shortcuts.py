@@ -221,7 +221,7 @@ def sweep(leaf, net, images, subject, stored, bad=()):
     return settle(leaf, subject, stored, partials)
 
 
-def tried(where, heatmap_in_corner=True, shard=16, bad=(), group=False, **settings):
+def tried(where, heatmap_in_corner=True, shard=16, bad=(), group=False, n=20, **settings):
     net, images, subject, predicted = world(where, shard=shard)
     predicted[list(bad)] = -1
     source = {"source": "attributions/occlusion", "layer": None, "cells": 8}
@@ -238,7 +238,7 @@ def tried(where, heatmap_in_corner=True, shard=16, bad=(), group=False, **settin
         heatmap[1] = heatmap[0]
     clusters = {"cluster": cluster, "size": size, "heatmap": parts}
     arrays = {f"gaze/clusters/{name}": values for name, values in clusters.items()}
-    arrays |= {"gaze/classes/heatmap": heatmap, "gaze/classes/n": np.array([20, 20, 20, 0, *[0] * 12])}
+    arrays |= {"gaze/classes/heatmap": heatmap, "gaze/classes/n": np.array([n, n, n, 0, *[0] * 12])}
     edges = [np.linspace(0, length, 9).tolist() for length in SHAPE[1:]]
     stored = StoredFake(
         {**arrays, "predictions/predicted": predicted}, {"gaze/classes": Summary(notes={"edges": edges})}
@@ -352,3 +352,10 @@ def test_settings_out_of_range(setting):
 def test_it_looks_at_what_is_configured(methods, setting, leaf, layer):
     source = Gaze(methods=methods, **setting).leaves()[0].source
     assert (source.leaf, source.layer) == (f"attributions/{leaf}", layer)
+
+
+def test_classes_of_too_few_images_are_said_and_are_no_error():
+    summary, _, _, _ = tried("corner", n=2)
+    assert summary.measurements == ()
+    assert summary.notes["not_applicable"]["gaze/shortcuts"].startswith("no class has ")
+    assert tried("corner", heatmap_in_corner=False)[0].notes["not_applicable"] == {}
