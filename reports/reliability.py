@@ -76,8 +76,9 @@ def _place(value: float) -> str:
 
 def interval(bounds: Sequence[float | None] | None) -> str:
     """Write two bounds; nothing where they are unknown."""
-    known = bounds is not None and None not in bounds
-    return f"{figures.number(bounds[0])} to {figures.number(bounds[1])}" if known else ""
+    if bounds is None or None in bounds:
+        return ""
+    return f"{figures.number(bounds[0])} to {figures.number(bounds[1])}"
 
 
 def _x(value: float) -> float:

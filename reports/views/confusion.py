@@ -90,7 +90,19 @@ class Pair:
     prediction: str
     n: int
     share: float
+    interval: str
     gallery: Gallery
+
+
+@dataclass(frozen=True)
+class Mutual:
+    """Two classes that are taken for each other: how often which way, and the share of all their images."""
+
+    names: tuple[str, str]
+    counts: tuple[int, int]
+    share: float
+    interval: str
+    gallery: Gallery | None
 
 
 @dataclass(frozen=True)
@@ -109,6 +121,7 @@ class ConfusionView:
     reliability: Reliability
     pairs: tuple[Pair, ...]
     pairs_hidden: int
+    mutual: tuple[Mutual, ...]
 
 
 def view(material: Material, album: Album) -> ConfusionView:
@@ -134,6 +147,7 @@ def view(material: Material, album: Album) -> ConfusionView:
         reliability=reliability(notes),
         pairs=pairs,
         pairs_hidden=hidden,
+        mutual=_mutual(material, album, notes),
     )
 
 
@@ -194,6 +208,9 @@ def _pairs(material: Material, album: Album, matrix: np.ndarray) -> tuple[tuple[
         )
         if label >= 0 and n > 0
     ]
+    bounds = {
+        (row["label"], row["prediction"]): row.get("bounds") for row in material.notes("confusion").get("pairs", ())
+    }
     shown = []
     wrong = material.wrong
     for label, prediction, n in pairs[:_PAIRS]:
@@ -206,5 +223,19 @@ def _pairs(material: Material, album: Album, matrix: np.ndarray) -> tuple[tuple[
         gallery = album.gallery("confusion", wrong[mask] if predicted is not None else (), limit=_EXAMPLES)
         total = int(matrix[label].sum())
         share = n / total if total else math.nan
-        shown.append(Pair(material.class_name(label), material.class_name(prediction), n, share, gallery))
+        names = material.class_name(label), material.class_name(prediction)
+        shown.append(Pair(*names, n, share, interval(bounds.get((label, prediction))), gallery))
     return tuple(shown), len(pairs) - len(shown)
+
+
+def _mutual(material: Material, album: Album, notes: Mapping[str, Any]) -> tuple[Mutual, ...]:
+    """Pairs whichever way; those that go but one way are shown with the directed ones."""
+    rows = notes.get("symmetric", ())
+    shown = []
+    for row in rows:
+        a, b = row["classes"]
+        both = min(row["counts"]) > 0 and len(shown) < _PAIRS
+        gallery = album.gallery("confusion", row["images"], limit=_EXAMPLES) if both else None
+        names = material.class_name(a), material.class_name(b)
+        shown.append(Mutual(names, tuple(row["counts"]), row["share"], interval(row["bounds"]), gallery))
+    return tuple(shown)

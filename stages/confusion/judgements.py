@@ -27,6 +27,8 @@ class Counted:
         Images by (label, prediction).
     pair, pair_count, images
         The most confused pairs, how often each occurs, and positions of its most confident images.
+    symmetric, symmetric_count, symmetric_images
+        The same for pairs that are confused whichever way.
     calibration
         Confidence against accuracy.
     n_unlabelled, n_bad
@@ -38,6 +40,9 @@ class Counted:
     pair: Int[np.ndarray, "pair side"]
     pair_count: Int[np.ndarray, " pair"]
     images: tuple[tuple[int, ...], ...]
+    symmetric: Int[np.ndarray, "pair side"]
+    symmetric_count: Int[np.ndarray, " pair"]
+    symmetric_images: tuple[tuple[int, ...], ...]
     calibration: Calibration
     n_unlabelled: int
     n_bad: int
@@ -105,18 +110,42 @@ def notes(counted: Counted, min_support: int) -> dict[str, Any]:
         "classes": class_rows(counted.class_names, counted.matrix),
         "never_predicted": np.flatnonzero((answered == 0) & (support > 0)).tolist(),
         "absent": np.flatnonzero(support == 0).tolist(),
-        "pairs": [
-            {
-                "label": int(label),
-                "prediction": int(answer),
-                "count": int(count),
-                "share": float(count / support[label]),
-                "images": list(images),
-            }
-            for (label, answer), count, images in zip(counted.pair, counted.pair_count, counted.images, strict=True)
-        ],
+        "pairs": _pairs(counted),
+        "symmetric": _symmetric(counted),
         "calibration": _bins(counted.calibration),
     }
+
+
+def _pairs(counted: Counted) -> list[dict[str, Any]]:
+    support = counted.matrix.sum(axis=1)
+    return [
+        {
+            "label": int(label),
+            "prediction": int(answer),
+            "count": int(count),
+            "share": float(count / support[label]),
+            "bounds": list(wilson(int(count), int(support[label]))),
+            "images": list(images),
+        }
+        for (label, answer), count, images in zip(counted.pair, counted.pair_count, counted.images, strict=True)
+    ]
+
+
+def _symmetric(counted: Counted) -> list[dict[str, Any]]:
+    """Both counts of each pair, and their sum as a share of all images of the two labels."""
+    matrix, support = counted.matrix, counted.matrix.sum(axis=1)
+    found = zip(counted.symmetric, counted.symmetric_count, counted.symmetric_images, strict=True)
+    return [
+        {
+            "classes": [int(a), int(b)],
+            "counts": [int(matrix[a, b]), int(matrix[b, a])],
+            "count": int(count),
+            "share": float(count / (support[a] + support[b])),
+            "bounds": list(wilson(int(count), int(support[a] + support[b]))),
+            "images": list(images),
+        }
+        for (a, b), count, images in found
+    ]
 
 
 def _bins(calibration: Calibration) -> list[dict[str, Any]]:

@@ -62,6 +62,25 @@ def confused_pairs(matrix: Int[np.ndarray, "label prediction"], limit: int) -> I
     return np.stack(np.unravel_index(order, matrix.shape), axis=1).astype(np.int32)
 
 
+def symmetric_pairs(matrix: Int[np.ndarray, "label prediction"], limit: int) -> Int[np.ndarray, "pair side"]:
+    """The pairs of classes that are confused most often, whichever is taken for the other.
+
+    Parameters
+    ----------
+    matrix
+        Confusion matrix.
+    limit
+        How many pairs at most.
+
+    Returns
+    -------
+    ndarray
+        Pairs (a, b) with a < b by falling sum of both counts; ties by a, then by b. Pairs that never occur are left
+        out.
+    """
+    return confused_pairs(np.triu(matrix + matrix.T, 1), limit)
+
+
 def best_order(matrix: Int[np.ndarray, "label prediction"]) -> tuple[Int[np.ndarray, " label"], float]:
     """The one-to-one renaming of answers under which most images would be right, and their share.
 

@@ -14,7 +14,7 @@ from ..specs import ArraySpec, SizedArray, Summary
 from .calibration import calibration
 from .classes import DOCUMENTS, class_measurements, per_class, top_rows
 from .judgements import Counted, measurements, notes
-from .matrix import confused_pairs, confusion_matrix
+from .matrix import confused_pairs, confusion_matrix, symmetric_pairs
 from .mistakes import findings
 from .trust import Judged, Trust, trust
 from .trust import findings as doubts
@@ -28,6 +28,10 @@ PAIR = ArraySpec(
     "pair", ("pair", "side"), "int32", "1", "Most confused directed pairs (label, prediction), by falling count."
 )
 PAIR_COUNT = ArraySpec("pair_count", ("pair",), "int64", "images", "Images of each pair.")
+SYMMETRIC = ArraySpec(
+    "symmetric", ("pair", "side"), "int32", "1", "Most confused pairs whichever way, by falling sum of both counts."
+)
+SYMMETRIC_COUNT = ArraySpec("symmetric_count", ("pair",), "int64", "images", "Images of each such pair, both ways.")
 RANK_COUNT = ArraySpec(
     "rank_count",
     ("rank",),
@@ -68,7 +72,10 @@ class Confusion(SoleLeaf):
     min_support: int = 10
 
     name: ClassVar[str] = "confusion"
-    documents: ClassVar[tuple[ArraySpec, ...]] = (MATRIX, PAIR, PAIR_COUNT, RANK_COUNT, CLASSWISE, *DOCUMENTS)
+    documents: ClassVar[tuple[ArraySpec, ...]] = (
+        *(MATRIX, PAIR, PAIR_COUNT, SYMMETRIC, SYMMETRIC_COUNT, RANK_COUNT, CLASSWISE),
+        *DOCUMENTS,
+    )
 
     def __post_init__(self) -> None:
         for key in ("bins", "pairs", "examples", "min_support", "temperature_images"):
@@ -85,7 +92,8 @@ class Confusion(SoleLeaf):
     def writes(self, subject: Subject) -> tuple[SizedArray, ...]:
         """The matrix, and what is counted per pair, class and rank."""
         n = subject.n_class
-        pairs = (PAIR.sized((self.pairs, 2)), PAIR_COUNT.sized((self.pairs,)))
+        pairs = [spec.sized((self.pairs, 2)) for spec in (PAIR, SYMMETRIC)]
+        pairs += [spec.sized((self.pairs,)) for spec in (PAIR_COUNT, SYMMETRIC_COUNT)]
         classes = [spec.sized((n, 2)[: len(spec.dims)]) for spec in DOCUMENTS]
         return (MATRIX.sized((n, n)), *pairs, RANK_COUNT.sized((n,)), CLASSWISE.sized((n,)), *classes)
 
@@ -102,6 +110,8 @@ class Confusion(SoleLeaf):
             "matrix": counted.matrix,
             "pair": _filled(counted.pair, (self.pairs, 2)),
             "pair_count": _filled(counted.pair_count, (self.pairs,)),
+            "symmetric": _filled(counted.symmetric, (self.pairs, 2)),
+            "symmetric_count": _filled(counted.symmetric_count, (self.pairs,)),
         }
         if not counted.n:
             reason = "no image has both a label and a prediction"
@@ -144,20 +154,23 @@ class Confusion(SoleLeaf):
         position = np.flatnonzero((predicted >= 0) & (subject.label >= 0))
         label, answer = subject.label[position], predicted[position]
         matrix = confusion_matrix(label, answer, subject.n_class)
-        pair = confused_pairs(matrix, self.pairs)
-        by_confidence = position[np.argsort(-confidence[position], kind="stable")]
-        images = tuple(
-            tuple(
-                by_confidence[(subject.label[by_confidence] == wanted) & (predicted[by_confidence] == given)].tolist()
-            )
-            for wanted, given in pair
-        )
+        pair, symmetric = confused_pairs(matrix, self.pairs), symmetric_pairs(matrix, self.pairs)
+        surest = position[np.argsort(-confidence[position], kind="stable")]
+        own, given = subject.label[surest], predicted[surest]
+
+        def examples(pairs: np.ndarray, both: bool) -> tuple[tuple[int, ...], ...]:
+            masks = (((own == a) & (given == b)) | (both & (own == b) & (given == a)) for a, b in pairs)
+            return tuple(tuple(surest[mask][: self.examples].tolist()) for mask in masks)
+
         return Counted(
             class_names=subject.class_names,
             matrix=matrix,
             pair=pair,
             pair_count=matrix[pair[:, 0], pair[:, 1]],
-            images=tuple(shown[: self.examples] for shown in images),
+            images=examples(pair, both=False),
+            symmetric=symmetric,
+            symmetric_count=matrix[symmetric[:, 0], symmetric[:, 1]] + matrix[symmetric[:, 1], symmetric[:, 0]],
+            symmetric_images=examples(symmetric, both=True),
             calibration=calibration(confidence[position], label == answer, self.bins),
             n_unlabelled=int((subject.label < 0).sum()),
             n_bad=int((predicted < 0).sum()),

@@ -3,7 +3,14 @@ import pytest
 from sklearn import metrics
 
 from convaudit.stages.confusion.calibration import calibration
-from convaudit.stages.confusion.matrix import best_order, confused_pairs, confusion_matrix, precision, recall
+from convaudit.stages.confusion.matrix import (
+    best_order,
+    confused_pairs,
+    confusion_matrix,
+    precision,
+    recall,
+    symmetric_pairs,
+)
 from convaudit.stages.confusion.stage import Confusion
 from convaudit.stages.errors import ConfigError, StageError
 
@@ -78,6 +85,26 @@ def test_pairs_come_with_their_most_confident_images():
     assert stored["confusion/pair_count"].tolist() == [2, 1, 1, 1, -1, -1]
     assert [pair["images"] for pair in summary.notes["pairs"]] == [[4], [8], [7], [11]]
     assert summary.notes["pairs"][0]["share"] == 2 / 5
+
+
+def test_symmetric_pairs_add_both_ways():
+    matrix = np.array([[9, 2, 5], [5, 9, 0], [0, 1, 9]])
+    assert symmetric_pairs(matrix, 9).tolist() == [[0, 1], [0, 2], [1, 2]]
+    assert symmetric_pairs(matrix, 9).tolist() == symmetric_pairs(matrix.T, 9).tolist()
+    assert symmetric_pairs(np.diag([3, 2, 1]), 4).shape == (0, 2)
+
+
+def test_symmetric_pairs_come_with_shares_bounds_and_images_of_both_ways():
+    confidence = [0.9] * 3 + [0.6, 0.8, 0.9, 0.9, 0.7, 0.5, 0.9, 0.9, 0.4]
+    summary, stored = audit(LABEL, ANSWER, confidence, pairs=4, examples=2)
+    assert stored["confusion/symmetric"].tolist() == [[0, 1], [1, 2], [-1, -1], [-1, -1]]
+    assert stored["confusion/symmetric_count"].tolist() == [3, 2, -1, -1]
+    first = summary.notes["symmetric"][0]
+    assert (first["counts"], first["share"], first["images"]) == ([2, 1], 3 / 9, [4, 3])
+    assert summary.notes["symmetric"][1]["images"] == [7, 11]
+    for row, n in ((first, 9), (summary.notes["pairs"][0], 5)):
+        for bound in row["bounds"]:
+            assert abs(row["share"] - bound) == pytest.approx(1.959963984540054 * np.sqrt(bound * (1 - bound) / n))
 
 
 def test_worst_recall_has_the_bounds_of_its_own_label():
