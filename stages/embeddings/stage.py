@@ -120,8 +120,8 @@ class EmbeddingLeaf(Leaf):
             return ()
         told = (
             "Davies-Bouldin index in feature space: mean over classes of the largest (spread + other spread) / "
-            "distance of the centroids, Euclidean; spread is the mean distance to the centroid. Low: classes are apart; "
-            "not measured where two classes have one centroid."
+            "distance of the centroids, Euclidean; spread is the mean distance to the centroid. Low: classes are "
+            "apart; not measured where two classes have one centroid."
         )
         n, index = int(count.sum()), index if np.isfinite(index) else float("nan")
         return (Measurement(f"{self.name}_class_overlap", index, "1", "lower", n, f"{self.name}/overlap", told),)
