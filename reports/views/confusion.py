@@ -13,6 +13,7 @@ from .. import rasters
 from ..album import Album, Gallery
 from ..material import Material
 from ..reliability import Reliability, interval, reliability
+from ..selection import Selection, selection
 
 TITLE = "Confusion"
 QUESTION = "Which classes are taken for which?"
@@ -106,6 +107,31 @@ class Mutual:
 
 
 @dataclass(frozen=True)
+class SliceRow:
+    """Images that share a value of a column, with the 95 % bounds of their accuracy as text and as geometry."""
+
+    value: str
+    n: int
+    accuracy: float
+    interval: str
+    bar: float
+    bar_low: float
+    bar_width: float
+    rest: float | None
+    chance: float | None
+    small: bool
+
+
+@dataclass(frozen=True)
+class SliceTable:
+    """The values of one column, worst first, those with few images last; and how many more there are."""
+
+    column: str
+    rows: tuple[SliceRow, ...]
+    hidden: int
+
+
+@dataclass(frozen=True)
 class ConfusionView:
     """The matrix as a table or, with many classes, as a picture; classes from the worst; pairs with examples."""
 
@@ -119,6 +145,8 @@ class ConfusionView:
     absent: tuple[str, ...]
     top: tuple[TopRow, ...]
     reliability: Reliability
+    selection: Selection | None
+    slices: tuple[SliceTable, ...]
     pairs: tuple[Pair, ...]
     pairs_hidden: int
     mutual: tuple[Mutual, ...]
@@ -145,6 +173,8 @@ def view(material: Material, album: Album) -> ConfusionView:
         absent=tuple(names[at] for at in notes.get("absent", ())),
         top=tuple(TopRow(row["k"], row["share"], interval(row["bounds"])) for row in notes.get("top", ())),
         reliability=reliability(notes),
+        selection=selection(notes),
+        slices=tuple(_slice_table(told, material.limits.rows) for told in notes.get("slices", ())),
         pairs=pairs,
         pairs_hidden=hidden,
         mutual=_mutual(material, album, notes),
@@ -239,3 +269,25 @@ def _mutual(material: Material, album: Album, notes: Mapping[str, Any]) -> tuple
         names = material.class_name(a), material.class_name(b)
         shown.append(Mutual(names, tuple(row["counts"]), row["share"], interval(row["bounds"]), gallery))
     return tuple(shown)
+
+
+def _slice_table(told: Mapping[str, Any], limit: int) -> SliceTable:
+    rows = told["values"][:limit]
+    hidden = told["hidden"] + len(told["values"]) - len(rows)
+    return SliceTable(str(told["column"]), tuple(_slice_row(row) for row in rows), hidden)
+
+
+def _slice_row(row: Mapping[str, Any]) -> SliceRow:
+    low, high = row["bounds"]
+    return SliceRow(
+        value=str(row["value"]) or "no value",
+        n=int(row["n"]),
+        accuracy=row["accuracy"],
+        interval=interval(row["bounds"]),
+        bar=round(100 * row["accuracy"], 1),
+        bar_low=round(100 * low, 1),
+        bar_width=round(100 * (high - low), 1),
+        rest=row["rest"],
+        chance=row["chance"],
+        small=bool(row["small"]),
+    )

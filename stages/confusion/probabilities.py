@@ -65,7 +65,7 @@ def scores(
 
     References
     ----------
-    Brier 1950, eq. 2; Kull et al. 2019, the classwise error of sec. 2, whose mean over classes is theirs.
+    Brier 1950; Kull et al. 2019, whose classwise error is the mean of `classwise` over the classes.
     """
     nll = brier = 0.0
     count, mass, hits = np.zeros((3, n_class * bins))

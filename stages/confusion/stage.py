@@ -10,12 +10,14 @@ import numpy as np
 
 from ..contract import Partial, SoleLeaf, Stored, Subject, Task
 from ..errors import ConfigError
-from ..specs import ArraySpec, SizedArray, Summary
+from ..specs import ArraySpec, Finding, Measurement, SizedArray, Summary
 from .calibration import calibration
 from .classes import DOCUMENTS, class_measurements, per_class, top_rows
 from .judgements import Counted, measurements, notes
 from .matrix import confused_pairs, confusion_matrix, symmetric_pairs
 from .mistakes import findings
+from .selective import COVERED, RISK, STEPS, Selective, selective, selective_measurements, selective_notes
+from .slices import Slice, slice_findings, slice_measurements, slice_notes, slices, slices_missing
 from .trust import Judged, Trust, trust
 from .trust import findings as doubts
 from .trust import measurements as trust_measurements
@@ -45,6 +47,17 @@ CLASSWISE = ArraySpec(
 
 
 @dataclass(frozen=True)
+class _Found:
+    """Everything that was counted; `wrong` are the images answered wrong, surest first."""
+
+    counted: Counted
+    trust: Trust
+    curve: Selective
+    slices: list[Slice]
+    wrong: list[int]
+
+
+@dataclass(frozen=True)
 class Confusion(SoleLeaf):
     """Confusion matrix, recall and precision per class, the most confused pairs, and calibration.
 
@@ -61,7 +74,9 @@ class Confusion(SoleLeaf):
     examples
         Images shown per pair.
     min_support
-        Images a label needs for its recall to count as the worst.
+        Images a label, or a slice, needs to count as the worst.
+    slice_values
+        Values of each slice column that are kept, worst first.
     """
 
     bins: int = 15
@@ -70,15 +85,16 @@ class Confusion(SoleLeaf):
     pairs: int = 10
     examples: int = 6
     min_support: int = 10
+    slice_values: int = 200
 
     name: ClassVar[str] = "confusion"
     documents: ClassVar[tuple[ArraySpec, ...]] = (
-        *(MATRIX, PAIR, PAIR_COUNT, SYMMETRIC, SYMMETRIC_COUNT, RANK_COUNT, CLASSWISE),
+        *(MATRIX, PAIR, PAIR_COUNT, SYMMETRIC, SYMMETRIC_COUNT, RANK_COUNT, CLASSWISE, COVERED, RISK),
         *DOCUMENTS,
     )
 
     def __post_init__(self) -> None:
-        for key in ("bins", "pairs", "examples", "min_support", "temperature_images"):
+        for key in ("bins", "pairs", "examples", "min_support", "temperature_images", "slice_values"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"confusion.{key}: expected 1 or more, got {getattr(self, key)}")
         if any(bins < 1 for bins in self.other_bins):
@@ -95,7 +111,8 @@ class Confusion(SoleLeaf):
         pairs = [spec.sized((self.pairs, 2)) for spec in (PAIR, SYMMETRIC)]
         pairs += [spec.sized((self.pairs,)) for spec in (PAIR_COUNT, SYMMETRIC_COUNT)]
         classes = [spec.sized((n, 2)[: len(spec.dims)]) for spec in DOCUMENTS]
-        return (MATRIX.sized((n, n)), *pairs, RANK_COUNT.sized((n,)), CLASSWISE.sized((n,)), *classes)
+        curve = [spec.sized((STEPS,)) for spec in (COVERED, RISK)]
+        return (MATRIX.sized((n, n)), *pairs, RANK_COUNT.sized((n,)), CLASSWISE.sized((n,)), *classes, *curve)
 
     def tasks(self, subject: Subject, stored: Stored) -> Sequence[Task]:
         """No tasks: `finish` counts."""
@@ -116,37 +133,55 @@ class Confusion(SoleLeaf):
         if not counted.n:
             reason = "no image has both a label and a prediction"
             return Summary(arrays, notes={"status": "not applicable", "reason": reason})
-        found = self._trust(subject, stored)
-        arrays |= vars(per_class(counted.matrix))
-        arrays |= {"rank_count": found.scores.rank_count, "classwise_error": found.scores.classwise}
-        told = findings(counted, self.min_support)
-        grave = any(finding.severity == "error" for finding in told)
-        return Summary(
-            arrays,
-            (
-                *measurements(counted, self.min_support),
-                *class_measurements(counted.matrix, found.scores),
-                *trust_measurements(found),
-            ),
-            # Wrong answers by the score explain wrong confidences.
-            told if grave else (*told, *doubts(found, self._sure_and_wrong(subject, stored))),
-            notes(counted, self.min_support)
-            | {"trust": trust_notes(found, counted.calibration), "top": top_rows(found.scores)},
-        )
+        found = self._found(counted, subject, stored)
+        arrays |= vars(per_class(counted.matrix)) | {"covered": found.curve.covered, "risk": found.curve.risk}
+        scores = found.trust.scores
+        arrays |= {"rank_count": scores.rank_count, "classwise_error": scores.classwise}
+        return Summary(arrays, self._measured(found), self._told(found), self._noted(found))
 
-    def _trust(self, subject: Subject, stored: Stored) -> Trust:
+    def _found(self, counted: Counted, subject: Subject, stored: Stored) -> _Found:
         predicted = np.asarray(stored["predictions/predicted"][:])
         position = np.flatnonzero((predicted >= 0) & (subject.label >= 0))
         confidence = np.asarray(stored["predictions/confidence"][:])[position]
         bins = (self.bins, *(n for n in self.other_bins if n != self.bins))
-        judged = Judged(position, subject.label[position], stored, subject)
-        return trust(judged, confidence, bins, self.temperature_images)
+        seen = Judged(position, subject.label[position], stored, subject)
+        believed = trust(seen, confidence, bins, self.temperature_images)
+        right = believed.scores.right
+        wrong = np.flatnonzero(~right)
+        return _Found(
+            counted,
+            believed,
+            selective(confidence, right),
+            slices(subject.slices, position, right, self.min_support),
+            position[wrong[np.argsort(-confidence[wrong], kind="stable")]].tolist(),
+        )
 
-    def _sure_and_wrong(self, subject: Subject, stored: Stored) -> list[int]:
-        predicted = np.asarray(stored["predictions/predicted"][:])
-        confidence = np.asarray(stored["predictions/confidence"][:])
-        wrong = np.flatnonzero((predicted >= 0) & (subject.label >= 0) & (predicted != subject.label))
-        return wrong[np.argsort(-confidence[wrong], kind="stable")][: 2 * self.examples].tolist()
+    def _measured(self, found: _Found) -> tuple[Measurement, ...]:
+        return (
+            *measurements(found.counted, self.min_support),
+            *class_measurements(found.counted.matrix, found.trust.scores),
+            *trust_measurements(found.trust),
+            *selective_measurements(found.curve),
+            *slice_measurements(found.slices, self.min_support),
+        )
+
+    def _told(self, found: _Found) -> tuple[Finding, ...]:
+        told = findings(found.counted, self.min_support)
+        if any(finding.severity == "error" for finding in told):
+            # Wrong answers by the score explain wrong confidences, and weak slices.
+            return told
+        doubted = doubts(found.trust, found.wrong[: 2 * self.examples])
+        return (*told, *doubted, *slice_findings(found.slices, self.min_support, found.wrong))
+
+    def _noted(self, found: _Found) -> dict[str, Any]:
+        told = notes(found.counted, self.min_support)
+        return told | {
+            "not_applicable": told["not_applicable"] | slices_missing(found.slices, self.min_support),
+            "trust": trust_notes(found.trust, found.counted.calibration),
+            "top": top_rows(found.trust.scores),
+            "selective": selective_notes(found.curve),
+            "slices": slice_notes(found.slices, self.min_support, self.slice_values),
+        }
 
     def _count(self, subject: Subject, stored: Stored) -> Counted:
         predicted = np.asarray(stored["predictions/predicted"][:])
