@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import rankdata
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from ..specs import LayerSpec
 
@@ -25,13 +26,18 @@ def drawable_modules(model: nn.Module, layers: Sequence[LayerSpec]) -> tuple[tup
     modules = dict(model.named_modules())
     names = [layer.name.partition("#")[0] for layer in reversed(layers)]
     drawable = tuple(dict.fromkeys(name for name in names if name in modules and _drawable(modules[name])))
-    reached = sum(parameter.numel() for name in drawable for parameter in modules[name].parameters(recurse=False))
+    reached = sum(parameter.numel() for name in drawable for parameter in _own(modules[name]))
     return drawable, sum(parameter.numel() for parameter in model.parameters()) - reached
 
 
 def _drawable(module: nn.Module) -> bool:
-    owns = any(True for _ in module.parameters(recurse=False))
-    return owns and callable(getattr(module, "reset_parameters", None))
+    return bool(_own(module)) and callable(getattr(module, "reset_parameters", None))
+
+
+def _own(module: nn.Module) -> list[nn.Parameter]:
+    """Its parameters, and those that its weights are computed from where they are parametrised."""
+    whole = is_parametrized(module) and callable(getattr(module, "reset_parameters", None))
+    return list(module.parameters(recurse=whole))
 
 
 def cascade(modules: Sequence[str], levels: int) -> tuple[tuple[str, ...], ...]:

@@ -10,11 +10,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.weight_norm import WeightNorm
 
 from ..contract import Ablate, Identity, Perturb, Randomise, Variant
 from ..errors import StageError, did_you_mean
 from ..numerics.seeds import numpy_generator, stable_seed
 
+# So many power iterations settle the vectors of a spectral norm.
+_SETTLING = 20
 #: Takes a layer's output and gives the one the network shall go on with.
 Edit = Callable[[Tensor], Tensor]
 
@@ -114,7 +118,8 @@ def redrawn(model: nn.Module, layers: Sequence[str], seed: int) -> dict[str, Ten
         if name not in modules:
             raise StageError(f"randomise: the model has no module {name!r}{did_you_mean(name, modules)}")
         inner = {".".join(filter(None, (name, part))): module for part, module in modules[name].named_modules()}
-        owners = {part: module for part, module in inner.items() if _own_state(module)}
+        computed = tuple(f"{part}.parametrizations." for part, module in inner.items() if is_parametrized(module))
+        owners = {p: module for p, module in inner.items() if _own_state(module) and not f"{p}.".startswith(computed)}
         if not owners:
             raise StageError(
                 f"randomise: module {name!r} ({type(modules[name]).__name__}) has no parameters to draw anew"
@@ -125,25 +130,67 @@ def redrawn(model: nn.Module, layers: Sequence[str], seed: int) -> dict[str, Ten
 
 
 def _own_state(module: nn.Module) -> dict[str, Tensor]:
-    tensors = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
-    return tensors if any(True for _ in module.parameters(recurse=False)) else {}
+    """Parameters and buffers of the module itself, and those that its parametrised weights are computed from."""
+    named = [*module.named_parameters(), *module.named_buffers()]
+    inside = "parametrizations." if is_parametrized(module) else "."
+    own = {key: tensor for key, tensor in named if "." not in key or key.startswith(inside)}
+    return own if any(isinstance(tensor, nn.Parameter) for tensor in own.values()) else {}
 
 
 def _reset(name: str, module: nn.Module, seed: int) -> dict[str, Tensor]:
+    if not callable(getattr(module, "reset_parameters", None)):
+        raise StageError(f"randomise: module {name!r} ({type(module).__name__}) has no reset_parameters()")
     # Drawn on the CPU, where a seed means the same numbers on every machine.
     twin = copy.deepcopy(module).cpu()
-    reset = getattr(twin, "reset_parameters", None)
-    if not callable(reset):
-        raise StageError(f"randomise: module {name!r} ({type(module).__name__}) has no reset_parameters()")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(stable_seed(seed, name, "randomise"))
-        reset()
-    device = next(module.parameters(recurse=False)).device
+        _redraw(name, twin)
     before = _own_state(module)
+    device = next(iter(before.values())).device
     return {
         key: value.detach().to(device).contiguous(memory_format=_format(before[key]))
         for key, value in _own_state(twin).items()
     }
+
+
+def _redraw(name: str, twin: nn.Module) -> None:
+    """Draw a module anew, also where its weights are computed from others, which a plain reset would leave."""
+    if is_parametrized(twin):
+        _redraw_parametrised(name, twin)
+        return
+    twin.reset_parameters()  # pyright: ignore[reportCallIssue]
+    for hook in twin._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm):
+            weight = getattr(twin, hook.name)
+            getattr(twin, f"{hook.name}_g").copy_(torch.norm_except_dim(weight, 2, hook.dim))
+            getattr(twin, f"{hook.name}_v").copy_(weight)
+
+
+def _redraw_parametrised(name: str, twin: nn.Module) -> None:
+    # The copy shares its class with the module, so that the parametrisation must not be taken off it.
+    tied = tuple(twin.get_submodule("parametrizations")._modules)
+    kind = type(twin).__bases__[0]
+    plain = kind.__new__(kind)
+    plain.__dict__.update(copy.deepcopy(twin.__dict__))
+    del plain._modules["parametrizations"]
+    for key in tied:
+        plain._parameters[key] = nn.Parameter(getattr(twin, key).detach().clone(), requires_grad=False)
+    plain.reset_parameters()
+    for key, value in (*plain._parameters.items(), *plain._buffers.items()):
+        if key in tied:
+            try:
+                setattr(twin, key, value.detach())  # a Parameter would be registered, not set
+            except NotImplementedError as error:
+                raise StageError(
+                    f"randomise: {key} of module {name!r} is parametrised without a right_inverse, so that nothing "
+                    "can be drawn for it"
+                ) from error
+        elif value is not None:
+            getattr(twin, key).copy_(value)
+    twin.train()
+    for _ in range(_SETTLING):
+        for key in tied:
+            getattr(twin, key)
 
 
 def _format(tensor: Tensor) -> torch.memory_format:

@@ -174,6 +174,40 @@ def test_randomise_refuses_what_it_cannot_draw():
             redrawn(model, layers, 0)
 
 
+class Normed(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        wrap = nn.utils.weight_norm if kind == "hook" else getattr(nn.utils.parametrizations, kind)
+        self.conv, self.fc = wrap(nn.Conv2d(3, 4, 3, bias=False)), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.fc(self.conv(x).relu().mean((2, 3)))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("kind", ["weight_norm", "spectral_norm", "hook"])
+def test_randomise_draws_what_normed_weights_are_computed_from(kind):
+    torch.manual_seed(0)
+    model = Normed(kind).eval().requires_grad_(False)
+    x, seen = torch.randn(2, 3, 6, 6), []
+    before = model(x)
+    drawn = redrawn(model, ("conv",), 3)
+    model.conv.register_forward_hook(lambda module, *_: seen.append(module.weight.clone()))
+    after = torch.func.functional_call(model, drawn, (x,))
+    assert not torch.allclose(before, after)
+    plain = nn.Conv2d(3, 4, 3, bias=False).requires_grad_(False)
+    torch.manual_seed(stable_seed(3, "conv", "randomise"))
+    plain.reset_parameters()
+    expected = plain.weight
+    if kind == "spectral_norm":
+        expected = expected / torch.linalg.svdvals(expected.flatten(1))[0]
+    torch.testing.assert_close(seen[0], expected, rtol=0.02, atol=1e-4)
+    torch.testing.assert_close(model(x), before)
+    whole = redrawn(model, ("",), 3)
+    assert all(whole[key].equal(drawn[key]) for key in drawn)
+    assert {name for name, _ in model.named_parameters()} <= set(whole)
+
+
 def test_perturb_depends_on_seed_and_image_alone():
     model, subject, block, x = setting("signal")
     with opened(model, block, subject, Ask(), Perturb(0.25, 5)) as batch:
