@@ -2,12 +2,16 @@
 
 ResNet-18 with seeded random weights, 224x224 images, 8 samples and 16 steps. Captum is called as its users call it, one
 call per batch, in the default memory format and in a process with the default allocator; "Captum, chunked" bounds how
-many images it works on at once, and "Captum, our settings" lends it channels_last and our allocator besides.
+many images it works on at once, and "Captum, our settings" lends it channels_last and our allocator besides. "ours, two
+workers" is two processes of one thread at once, as an audit runs on two cores; "ours, bfloat16" is the same under
+autocast, whose rank correlation with full precision is printed.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -33,15 +37,16 @@ METHODS = ("smooth_grad", "integrated_gradients")
 PASS = 16
 
 
-def method(name: str) -> Any:
-    """One of ours, for the predicted class, summed over channels with its sign."""
+def method(name: str, short: bool = False) -> Any:
+    """One of ours, for the predicted class, summed over channels with its sign; `short`: in bfloat16."""
+    from convaudit.stages.attributions.autocast import Autocast
     from convaudit.stages.attributions.integrated_gradients import IntegratedGradients
     from convaudit.stages.attributions.saliency import Saliency
     from convaudit.stages.attributions.smooth_grad import SmoothGrad
 
-    if name == "integrated_gradients":
-        return IntegratedGradients(steps=STEPS)
-    return SmoothGrad(method=Saliency(reduction="sum"), samples=SAMPLES, level=LEVEL)
+    smooth = SmoothGrad(method=Saliency(reduction="sum"), samples=SAMPLES, level=LEVEL)
+    found = IntegratedGradients(steps=STEPS) if name == "integrated_gradients" else smooth
+    return Autocast(method=found, every=PASS) if short else found
 
 
 class Ours:
@@ -51,6 +56,8 @@ class Ours:
         self.options = options
         self.model = network(options).requires_grad_(False)
         self.subject = subject(self.model, n, max(PASS, options.batch))
+        #: Rank correlation of each method's maps with those in full precision, where they were compared.
+        self.agreement: dict[str, float] = {}
 
     def __call__(self, name: str, images: np.ndarray) -> np.ndarray:
         """What is stored: shapes in half precision, and scales."""
@@ -58,13 +65,15 @@ class Ours:
         from convaudit.stages.contract import Task
         from convaudit.stages.network.sweep import run_tasks
 
-        (leaf,) = Attributions({name: method(name)}).leaves()
+        (leaf,) = Attributions({name: method(name, self.options.bfloat16)}).leaves()
         jobs = [(leaf, Task(leaf.name, range(len(images))))]
         last = self.options.format == "channels_last"
         (outcome,) = run_tasks(
             self.model, jobs, blocks(images, self.options.batch), self.subject, device="cpu", channels_last=last
         )  # fmt: skip
         assert outcome.error is None, outcome.error
+        if self.options.bfloat16:
+            self.agreement[name] = float(np.nanmean(outcome.rows["agreement"]))
         return outcome.rows["heatmap"][:, 0] * outcome.rows["scale"][:, 0, None, None]
 
     def exact(self, name: str, images: np.ndarray) -> np.ndarray:
@@ -185,7 +194,15 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         with timed(spent):
             contestant(name, images)
         found |= {name: len(images) / spent["wall"], f"{name}/cpu": spent["cpu"] / len(images)}
-    return found
+    agreement = contestant.agreement if isinstance(contestant, Ours) else {}
+    return found | {f"{name}/agreement": value for name, value in agreement.items()}
+
+
+def together(child: list[object]) -> dict[str, float]:
+    """Two processes at once: their rates added, the rest averaged."""
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: ask(__file__, child), range(2))
+    return {key: (first[key] + second[key]) / (1 if key in METHODS else 2) for key in first}
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -205,12 +222,17 @@ def compare(options: argparse.Namespace) -> None:
             name: lambda side=side, threads=threads: ask(__file__, arguments(options, *side, threads))
             for name, side in sides.items()
         }
+        if threads == 1:
+            contestants |= as_workers(options)
         found = in_turn(contestants, options.repeats)
         for key in METHODS:
             for name, rounds in found.items():
                 rate = f"{median([one[key] for one in rounds]):.2f}"
                 faster = ratio(rounds, found["Captum"], key)
                 rows.append([threads, name, key, rate, faster, ratio(found["Captum"], rounds, f"{key}/cpu")])
+            if "ours, bfloat16" in found:
+                agreement = found["ours, bfloat16"][0][f"{key}/agreement"]
+                print(f"{key} in bfloat16: rank correlation with float32 {agreement:.4f}\n")
     checked = ask(__file__, arguments(options, "check", OURS, options.threads_tried[0]))
     print(
         f"{where}. {options.images} images of 224x224, batch {options.batch}, {SAMPLES} samples, {STEPS} steps, "
@@ -219,6 +241,16 @@ def compare(options: argparse.Namespace) -> None:
     table(rows)
     print("Largest difference over largest magnitude, Captum being lent our noise:\n")
     differences(checked)
+
+
+def as_workers(options: argparse.Namespace) -> dict[str, Callable[[], dict[str, float]]]:
+    """Contestants of one thread a process."""
+    exact, short = (arguments(options, "ours", OURS | {"bfloat16": flag}, 1) for flag in (False, True))
+    return {
+        "ours, bfloat16": lambda: ask(__file__, short),
+        "ours, two workers": lambda: together(exact),
+        "ours, two workers, bfloat16": lambda: together(short),
+    }
 
 
 def arguments(options: argparse.Namespace, child: str, settings: dict[str, Any], threads: int) -> list[object]:
@@ -235,6 +267,7 @@ def main() -> None:
         "--batch", type=int, default=8, help="of a call; 8 take 6 GB of Captum, which takes all steps at once"
     )
     found.add_argument("--chunked", action="store_true", help=argparse.SUPPRESS)
+    found.add_argument("--bfloat16", action="store_true", help=argparse.SUPPRESS)
     found.add_argument("--double", action="store_true", help=argparse.SUPPRESS)
     serve(found.parse_args(), compare, measure, {"check": check})
 

@@ -60,14 +60,16 @@ class _Stem(torch.autograd.Function):
         ctx: Any, image: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], padding: tuple[int, int]
     ) -> Tensor:
         ctx.save_for_backward(weight)
-        ctx.geometry = stride, padding, tuple(image.shape[2:])
+        ctx.geometry, ctx.dtype = (stride, padding, tuple(image.shape[2:])), image.dtype
         return F.conv2d(image, weight, bias, stride, padding)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (weight,) = ctx.saved_tensors
-        return derivative_by_input(gradients[0], weight, *ctx.geometry), None, None, None, None
+        # Under autocast the convolution was one of shorter numbers, and so is its derivative.
+        found = derivative_by_input(gradients[0], weight.to(gradients[0].dtype), *ctx.geometry)
+        return found.to(ctx.dtype), None, None, None, None
 
 
 def derivative_by_input(

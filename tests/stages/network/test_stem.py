@@ -109,3 +109,17 @@ def test_a_gradient_by_the_input_goes_through_it(monkeypatch):
     assert used == [1]
     (want,) = torch.autograd.grad(model(fed)[:, 1].sum(), fed)
     torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-14)
+
+
+def test_under_autocast_it_is_a_derivative_of_shorter_numbers():
+    image = torch.randn(2, 2, 12, 9).requires_grad_()
+    weight, bias = torch.randn(8, 2, 3, 3), torch.randn(8)
+    found = []
+    for mode in (DenseStems(), torch.enable_grad()):
+        with mode, torch.autocast("cpu", torch.bfloat16):
+            output = F.conv2d(image, weight, bias, 2, 1)
+        assert output.dtype == torch.bfloat16
+        found += torch.autograd.grad(output.float().square().sum(), image)
+    assert found[0].dtype == torch.float32
+    # Sums round differently, by one of the last of eight bits.
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=float(found[1].abs().max()) / 64)
