@@ -27,7 +27,8 @@ def select_layers(selectors: str | Sequence[str], layers: Sequence[LayerSpec]) -
         ``"type:Conv2d"`` for a class of modules; ``"kind:relu"`` for a kind of layer; ``"last_conv"``, the last
         convolution in the order of the forward pass; ``"last_map"``, the last output with more than one position, which
         is what global pooling gets (in a residual network the sum, not one branch of it); ``"penultimate"``, the input
-        of the last linear layer.
+        of the last linear layer; in a network without one, whose last convolution gives the logits, what comes right
+        before that.
     layers
         Everything there is, in the order of the forward pass.
 
@@ -59,13 +60,18 @@ def _match_layers(selector: str, layers: Sequence[LayerSpec]) -> list[str]:
     if selector == "last_map":
         return [layer.name for layer in layers if math.prod(layer.shape[1:]) > 1][-1:]
     if selector == "penultimate":
-        return [layer.name for layer in layers if layer.kind == "input"][-1:]
+        return [layer.name for layer in layers if layer.kind == "input"][-1:] or _before_last_conv(layers)
     scheme, colon, value = selector.partition(":")
     if colon and scheme == "type":
         return [layer.name for layer in layers if fnmatchcase(layer.module, value)]
     if colon and scheme == "kind":
         return [layer.name for layer in layers if layer.kind == value]
     return [layer.name for layer in layers if any(fnmatchcase(name, selector) for name in _aliases(layer.name))]
+
+
+def _before_last_conv(layers: Sequence[LayerSpec]) -> list[str]:
+    convs = [place for place, layer in enumerate(layers) if layer.kind == "conv"]
+    return [layer.name for layer in layers[max(convs[-1] - 1, 0) : convs[-1]]] if convs else []
 
 
 def _aliases(name: str) -> tuple[str, ...]:
@@ -80,7 +86,7 @@ def _hint(selector: str, layers: Sequence[LayerSpec]) -> str:
     if selector == "last_map":
         return "; no layer of the model has more than one position"
     if selector == "penultimate":
-        return "; the model has no linear layer"
+        return "; the model has no linear layer, and nothing before its last convolution"
     if colon and scheme == "type":
         return did_you_mean(value, sorted({layer.module for layer in layers}))
     if colon and scheme == "kind":

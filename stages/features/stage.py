@@ -31,7 +31,8 @@ class Features(SoleLeaf):
     Parameters
     ----------
     layers
-        Layer selectors; ``"penultimate"`` is the input of the last linear layer.
+        Layer selectors; ``"penultimate"`` is the input of the last linear layer, without one what precedes the last
+        convolution.
     """
 
     layers: tuple[str, ...] = ("penultimate", "last_conv")

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -169,8 +170,7 @@ def _redraw(name: str, twin: nn.Module) -> None:
 def _redraw_parametrised(name: str, twin: nn.Module) -> None:
     # The copy shares its class with the module, so that the parametrisation must not be taken off it.
     tied = tuple(twin.get_submodule("parametrizations")._modules)
-    kind = type(twin).__bases__[0]
-    plain = kind.__new__(kind)
+    plain: Any = object.__new__(type(twin).__bases__[0])
     plain.__dict__.update(copy.deepcopy(twin.__dict__))
     del plain._modules["parametrizations"]
     for key in tied:

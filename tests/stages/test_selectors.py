@@ -64,6 +64,12 @@ def test_layers_that_a_model_lacks(selector, lacks):
         select_layers(selector, LAYERS[1:2])
 
 
+def test_where_a_convolution_gives_the_logits_penultimate_is_what_comes_before_it():
+    assert [layer.name for layer in select_layers("penultimate", LAYERS[:6])] == ["relu#0"]
+    with pytest.raises(ConfigError, match="no linear layer, and nothing before"):
+        select_layers("penultimate", LAYERS[:2])
+
+
 @pytest.mark.parametrize(
     ("selectors", "expected"),
     [("dog", (2,)), ([3, "cat"], (0, 3)), ("1", (3,)), ("2", (2,)), ("all", (0, 1, 2, 3)), ("?a*", (0,)), (2, (2,))],
