@@ -265,7 +265,8 @@ def traced_or_reason(
         return trace_graph(model, image, layers, fixed_length=fixed_length)
     except UntraceableError as error:
         return str(error)
-    except StageError:
+    # Memory that ran out says nothing of the network: whoever cut the batch tries again.
+    except (StageError, torch.OutOfMemoryError):
         raise
     # Whatever a network makes of being watched is a reason, and is told.
     except Exception as error:

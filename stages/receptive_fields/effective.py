@@ -126,7 +126,7 @@ class EffectiveLeaf(Leaf):
         for place, layer in enumerate(self.chosen(subject)):
             for unit in self.units(layer):
                 gradient = batch.gradient(unit, "input").detach().double().abs().sum(1).cpu().numpy()[valid]
-                mass = gradient.reshape(len(gradient), -1).sum(1).reshape(-1, *[1] * (gradient.ndim - 1))
+                mass = gradient.sum(tuple(range(1, gradient.ndim)), keepdims=True)
                 key = f"{place}:{unit.channel}"
                 total[key] = np.divide(gradient, mass, out=np.zeros_like(gradient), where=mass > 0).sum(0)
                 silent[f"silent:{key}"] = np.array((~(mass > 0)).sum())
