@@ -133,10 +133,11 @@ class SliceTable:
 
 @dataclass(frozen=True)
 class ConfusionView:
-    """The matrix as a table or, with many classes, as a picture; classes from the worst; pairs with examples."""
+    """The matrix as a table or, with many classes, as a picture and a part of it; classes from the worst; pairs."""
 
     class_names: tuple[str, ...]
     rows: tuple[MatrixRow, ...]
+    inside: str
     picture: str
     picture_alt: str
     classes: tuple[ClassRow, ...]
@@ -157,16 +158,23 @@ def view(material: Material, album: Album) -> ConfusionView:
     matrix = material.array("confusion/matrix").astype(int)
     names = tuple(material.class_name(position) for position in range(len(matrix)))
     small = len(names) <= _TABLE_CLASSES
-    picture = "" if small else rasters.data_uri("image/png", rasters.encode_matrix(_shares(matrix)))
-    album.spend("confusion", len(picture))
     notes = material.notes("confusion")
+    order = np.arange(len(names)) if small else _order(material, len(names))
+    picture = (
+        "" if small else rasters.data_uri("image/png", rasters.encode_matrix(_shares(matrix[np.ix_(order, order)])))
+    )
+    picture = picture if album.spend("confusion", len(picture)) else ""
+    shown = order if small else _block(notes, order)
     classes = _classes(notes)
     pairs, hidden = _pairs(material, album, matrix)
     return ConfusionView(
-        class_names=names,
-        rows=_table(matrix, names) if small else (),
+        class_names=tuple(names[at] for at in shown),
+        rows=_table(matrix, names, shown),
+        inside="" if small else _inside(matrix, shown),
         picture=picture,
-        picture_alt=f"Confusion matrix of {len(names)} classes: one row per label, one column per prediction",
+        picture_alt=""
+        if small
+        else f"Confusion matrix of {len(names)} classes: one row per label, one column per prediction",
         classes=tuple(classes[: material.limits.rows]),
         classes_hidden=max(0, len(classes) - material.limits.rows),
         never=tuple(names[at] for at in notes.get("never_predicted", ())),
@@ -186,17 +194,37 @@ def _shares(matrix: np.ndarray) -> np.ndarray:
     return np.divide(matrix, total, out=np.full(matrix.shape, np.nan), where=total > 0)
 
 
-def _table(matrix: np.ndarray, names: tuple[str, ...]) -> tuple[MatrixRow, ...]:
+def _order(material: Material, n: int) -> np.ndarray:
+    """Classes in the order that puts confused ones side by side; as they come, where it is not stored."""
+    if "confusion/order" not in material.store.arrays("confusion"):
+        return np.arange(n)
+    return material.array("confusion/order").astype(int)
+
+
+def _block(notes: Mapping[str, Any], order: np.ndarray) -> np.ndarray:
+    start = int(notes.get("block", 0))
+    return order[start : start + min(_TABLE_CLASSES, int(notes.get("block_size", _TABLE_CLASSES)))]
+
+
+def _inside(matrix: np.ndarray, shown: np.ndarray) -> str:
+    """How many of all errors the block holds."""
+    part = matrix[np.ix_(shown, shown)]
+    errors, total = (int(counts.sum() - np.trace(counts)) for counts in (part, matrix))
+    return f"{errors:,} of {total:,} errors"
+
+
+def _table(matrix: np.ndarray, names: tuple[str, ...], shown: np.ndarray) -> tuple[MatrixRow, ...]:
+    totals, matrix = matrix.sum(axis=1)[shown], matrix[np.ix_(shown, shown)]
     wrong = matrix.copy()
     np.fill_diagonal(wrong, 0)
     peak = max(_LEVELS, int(wrong.max(initial=0)))
     rows = []
-    for label, name in enumerate(names):
+    for label, name in enumerate(names[at] for at in shown):
         cells = tuple(
             Cell(int(n), "right" if label == prediction else _level(int(n), peak))
             for prediction, n in enumerate(matrix[label])
         )
-        rows.append(MatrixRow(name, int(matrix[label].sum()), cells))
+        rows.append(MatrixRow(name, int(totals[label]), cells))
     return tuple(rows)
 
 

@@ -16,6 +16,7 @@ from .classes import DOCUMENTS, class_measurements, per_class, top_rows
 from .judgements import Counted, measurements, notes
 from .matrix import confused_pairs, confusion_matrix, symmetric_pairs
 from .mistakes import findings
+from .ordering import clustered, densest
 from .selective import COVERED, RISK, STEPS, Selective, selective, selective_measurements, selective_notes
 from .slices import Slice, slice_findings, slice_measurements, slice_notes, slices, slices_missing
 from .trust import Judged, Trust, trust
@@ -30,6 +31,9 @@ PAIR = ArraySpec(
     "pair", ("pair", "side"), "int32", "1", "Most confused directed pairs (label, prediction), by falling count."
 )
 PAIR_COUNT = ArraySpec("pair_count", ("pair",), "int64", "images", "Images of each pair.")
+ORDER = ArraySpec(
+    "order", ("place",), "int32", "class", "Classes in an order that puts confused ones side by side (average linkage)."
+)
 SYMMETRIC = ArraySpec(
     "symmetric", ("pair", "side"), "int32", "1", "Most confused pairs whichever way, by falling sum of both counts."
 )
@@ -75,6 +79,8 @@ class Confusion(SoleLeaf):
         Images shown per pair.
     min_support
         Images a label, or a slice, needs to count as the worst.
+    block
+        Classes of the part of the ordered matrix with most errors that the report shows, where there are many.
     slice_values
         Values of each slice column that are kept, worst first.
     """
@@ -86,15 +92,16 @@ class Confusion(SoleLeaf):
     examples: int = 6
     min_support: int = 10
     slice_values: int = 200
+    block: int = 24
 
     name: ClassVar[str] = "confusion"
     documents: ClassVar[tuple[ArraySpec, ...]] = (
-        *(MATRIX, PAIR, PAIR_COUNT, SYMMETRIC, SYMMETRIC_COUNT, RANK_COUNT, CLASSWISE, COVERED, RISK),
+        *(MATRIX, ORDER, PAIR, PAIR_COUNT, SYMMETRIC, SYMMETRIC_COUNT, RANK_COUNT, CLASSWISE, COVERED, RISK),
         *DOCUMENTS,
     )
 
     def __post_init__(self) -> None:
-        for key in ("bins", "pairs", "examples", "min_support", "temperature_images", "slice_values"):
+        for key in ("bins", "pairs", "examples", "min_support", "temperature_images", "slice_values", "block"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"confusion.{key}: expected 1 or more, got {getattr(self, key)}")
         if any(bins < 1 for bins in self.other_bins):
@@ -112,7 +119,15 @@ class Confusion(SoleLeaf):
         pairs += [spec.sized((self.pairs,)) for spec in (PAIR_COUNT, SYMMETRIC_COUNT)]
         classes = [spec.sized((n, 2)[: len(spec.dims)]) for spec in DOCUMENTS]
         curve = [spec.sized((STEPS,)) for spec in (COVERED, RISK)]
-        return (MATRIX.sized((n, n)), *pairs, RANK_COUNT.sized((n,)), CLASSWISE.sized((n,)), *classes, *curve)
+        return (
+            MATRIX.sized((n, n)),
+            ORDER.sized((n,)),
+            *pairs,
+            RANK_COUNT.sized((n,)),
+            CLASSWISE.sized((n,)),
+            *classes,
+            *curve,
+        )
 
     def tasks(self, subject: Subject, stored: Stored) -> Sequence[Task]:
         """No tasks: `finish` counts."""
@@ -125,6 +140,7 @@ class Confusion(SoleLeaf):
         counted = self._count(subject, stored)
         arrays: dict[str, Any] = {
             "matrix": counted.matrix,
+            "order": clustered(counted.matrix),
             "pair": _filled(counted.pair, (self.pairs, 2)),
             "pair_count": _filled(counted.pair_count, (self.pairs,)),
             "symmetric": _filled(counted.symmetric, (self.pairs, 2)),
@@ -137,7 +153,8 @@ class Confusion(SoleLeaf):
         arrays |= vars(per_class(counted.matrix)) | {"covered": found.curve.covered, "risk": found.curve.risk}
         scores = found.trust.scores
         arrays |= {"rank_count": scores.rank_count, "classwise_error": scores.classwise}
-        return Summary(arrays, self._measured(found), self._told(found), self._noted(found))
+        told = self._noted(found) | {"block": densest(counted.matrix, arrays["order"], self.block)}
+        return Summary(arrays, self._measured(found), self._told(found), told | {"block_size": self.block})
 
     def _found(self, counted: Counted, subject: Subject, stored: Stored) -> _Found:
         predicted = np.asarray(stored["predictions/predicted"][:])
