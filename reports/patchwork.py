@@ -185,12 +185,17 @@ def signals(
                 y=(at // ACROSS) * (height + 2 * _GAP),
                 width=width,
                 height=height,
-                paths=figures.traces(_thinned(np.asarray(crop, float)), width, height),
+                paths=figures.traces(_drawable(_thinned(np.asarray(crop, float))), width, height),
                 beyond=tuple((round(a * step, 1), round((b - a) * step, 1)) for a, b in edges if b > a),
             )
         )
     size = ACROSS * (width + 2 * _GAP) - 2 * _GAP, rows * (height + 2 * _GAP) - 2 * _GAP
     return Panel(title, *size, alt, cells=tuple(cells))
+
+
+def _drawable(signal: np.ndarray) -> np.ndarray:
+    """A single sample as a level line: a path of one point leaves no mark."""
+    return signal.repeat(2, axis=1) if signal.shape[1] == 1 else signal
 
 
 def _thinned(signal: np.ndarray) -> np.ndarray:

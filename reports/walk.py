@@ -106,7 +106,9 @@ def _field(group: Mapping[str, Any]) -> str:
         return {"WHOLE": "the whole input", "UNKNOWN": "unknown"}[status]
     step = [round(value) for value in group["stride"]]
     every = str(step[0]) if len(set(step)) == 1 else shape(step)
-    return f"{shape([round(value) for value in group['size']])} pixels, every {every}"
+    size = [round(value) for value in group["size"]]
+    unit = ("pixel" if len(size) > 1 else "sample") + ("" if size == [1] * len(size) else "s")
+    return f"{shape(size)} {unit}, every {every}"
 
 
 def blocks(drawing: Blocks, name: str) -> tuple[Block, ...]:

@@ -12,6 +12,7 @@ from convaudit.reports import attention
 from convaudit.reports.blocks import Blocks
 from convaudit.reports.build import ReportOptions, build_pages, build_report
 from convaudit.reports.material import Limits, Material
+from convaudit.reports.walk import _field
 from convaudit.stages.specs import Finding, Summary
 
 LAYERS = ("block1.conv", "block1.relu", "block2.conv", "block2.relu")
@@ -159,3 +160,9 @@ def test_headings_can_be_walked(full):
 
 def test_same_bytes_twice(full):
     assert network(full) == network(full)
+
+
+def test_signals_have_samples_and_one_is_one():
+    group = {"status": "exact", "stride": [1.0], "size": [1.0]}
+    assert _field(group) == "1 sample, every 1"
+    assert _field(group | {"size": [8.0]}) == "8 samples, every 1"

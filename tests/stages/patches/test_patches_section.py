@@ -122,3 +122,10 @@ def test_unknown_fields_and_silence_are_said():
     silent = replace(none, summaries=none.summaries | {"patches": Summary(notes=notes)})
     page = build_report(silent, {"stages": ["patches"]}, ReportOptions())
     assert "there is no patch" in page
+
+
+def test_a_single_sample_leaves_a_mark():
+    (cell,) = patchwork.signals("Patches", "alt", [np.array([[1.0], [2.0]])], [None]).cells
+    for path in cell.paths:
+        across = [float(x) for x in re.findall(r"[ML]([\d.]+) ", path)]
+        assert across == [0, cell.width]
