@@ -256,6 +256,7 @@ def _environment() -> Environment:
     environment.filters["page_template"] = "{}_page.html.j2".format
     environment.filters["layer_template"] = "{}_layer.html.j2".format
     environment.globals["stylesheet"] = Markup((_ROOT / "static" / "report.css").read_text(encoding="utf-8"))
+    environment.globals["explorer"] = Markup((_ROOT / "static" / "explore.js").read_text(encoding="utf-8"))
     environment.globals["sorter"] = Markup((_ROOT / "static" / "sort.js").read_text(encoding="utf-8"))
     return environment
 

@@ -158,6 +158,11 @@ def encode_dots(points: np.ndarray, size: tuple[int, int], colour: tuple[int, in
     return _save(image, "PNG", optimize=True, transparency=0)
 
 
+def encode_sheet(sheet: Image.Image) -> bytes:
+    """Encode many small pictures side by side; lossy, since together they are many pixels."""
+    return _save(sheet, "WEBP", quality=70, method=4)
+
+
 def data_uri(kind: str, payload: bytes) -> str:
     """Put bytes into an address, so that a page needs no other file."""
     return f"data:{kind};base64,{base64.b64encode(payload).decode('ascii')}"

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .. import figures, rasters
 from ..album import Album
 from ..material import Material
+from ..tour import Arrows, Pair, Spots, Tour, biplot, draw_tour, nearest_classes
 
 TITLE = "Embeddings"
 QUESTION = "Do the classes form groups in the space of the features, and where are the errors?"
 WIDTH, HEIGHT = 200, 160
 _PANELS = 12
+_COMPONENTS = 12
 _GREY, _BLUE, _RED = (148, 156, 166), (52, 120, 190), (208, 86, 20)
 
 
@@ -58,6 +60,10 @@ class EmbeddingMap:
     n: int
     raster: bool
     components: tuple[Component, ...]
+    what: str
+    biplot: Arrows | None
+    pairs: tuple[Pair, ...]
+    spots: Spots | None = None
 
 
 @dataclass(frozen=True)
@@ -68,55 +74,70 @@ class EmbeddingsView:
     height: int
     maps: tuple[EmbeddingMap, ...]
     over_budget: tuple[str, ...]
+    tour: Tour | None
 
 
 def view(material: Material, album: Album) -> EmbeddingsView:
     """Gather what the section shows."""
-    maps, over = [], []
+    maps, over, places, layers = [], [], {}, set()
     for leaf in material.leaves("embeddings"):
         if material.has(leaf) and f"{leaf}/coordinate" in material.store.arrays(leaf):
-            drawn = _map(material, leaf)
+            drawn, place = _map(material, leaf)
+            layer = material.notes(leaf).get("layer")
+            if layer in layers:  # classes lie in feature space, the same for every map of it
+                drawn = replace(drawn, pairs=())
             if album.spend("embeddings", _size(drawn)):
                 maps.append(drawn)
+                layers.add(layer)
+                places[leaf] = place
             else:
                 over.append(leaf)
-    return EmbeddingsView(WIDTH, HEIGHT, tuple(maps), tuple(over))
+    tour, spots = draw_tour(material, album, places, (WIDTH, HEIGHT))
+    shown = tuple(replace(drawn, spots=spots.get(drawn.leaf)) for drawn in maps)
+    return EmbeddingsView(WIDTH, HEIGHT, shown, tuple(over), tour)
 
 
 def _size(drawn: EmbeddingMap) -> int:
     clouds = [drawn.everything, *(cloud for panel in drawn.panels for cloud in panel.clouds)]
-    return sum(len(cloud.d) + len(cloud.href) + 200 for cloud in clouds)
+    more = 1_500 + 200 * len(drawn.pairs)
+    return sum(len(cloud.d) + len(cloud.href) + 200 for cloud in clouds) + more
 
 
-def _map(material: Material, leaf: str) -> EmbeddingMap:
+def _map(material: Material, leaf: str) -> tuple[EmbeddingMap, np.ndarray]:
     coordinates = material.array(f"{leaf}/coordinate").astype(float)
     if coordinates.shape[1] == 1:
         coordinates = np.concatenate([coordinates, np.zeros_like(coordinates)], axis=1)
     known = np.flatnonzero(np.isfinite(coordinates[:, :2]).all(axis=1))
-    points = _fit(coordinates[known, :2])
+    points, origin = _fit(coordinates[known, :2])
+    place = np.full((len(coordinates), 2), np.nan)
+    place[known] = points
     raster = len(known) > figures.VECTOR_POINTS
     order = _classes(material, known)
-    panels = tuple(_panel(material, known, points, label, raster) for label in order[:_PANELS])
-    return EmbeddingMap(
+    drawn = EmbeddingMap(
         leaf=leaf,
         everything=_cloud("other", points, raster, _GREY),
-        panels=panels,
-        hidden=len(order) - len(panels),
+        panels=tuple(_panel(material, known, points, label, raster) for label in order[:_PANELS]),
+        hidden=max(0, len(order) - _PANELS),
         n=len(known),
         raster=raster,
         components=_components(material, leaf),
+        what="first two components" if f"{leaf}/component" in material.store.arrays(leaf) else "map",
+        biplot=biplot(material, leaf, origin, (WIDTH, HEIGHT)),
+        pairs=nearest_classes(material, leaf),
     )
+    return drawn, place
 
 
-def _fit(points: np.ndarray) -> np.ndarray:
-    """Scale both axes by the same factor into the panel, y upwards."""
+def _fit(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scale both axes by the same factor into the panel, y upwards; and where the origin comes to lie."""
     if not len(points):
-        return points
+        return points, np.array([WIDTH / 2, HEIGHT / 2])
     low, high = points.min(axis=0), points.max(axis=0)
     span = np.maximum(high - low, 1e-12)
     factor = min((WIDTH - 12) / span[0], (HEIGHT - 12) / span[1])
-    centred = (points - (low + high) / 2) * factor
-    return np.stack([WIDTH / 2 + centred[:, 0], HEIGHT / 2 - centred[:, 1]], axis=1)
+    centred = (np.concatenate([points, np.zeros((1, 2))]) - (low + high) / 2) * factor
+    fitted = np.stack([WIDTH / 2 + centred[:, 0], HEIGHT / 2 - centred[:, 1]], axis=1)
+    return fitted[:-1], fitted[-1]
 
 
 def _classes(material: Material, known: np.ndarray) -> list[int]:
@@ -152,9 +173,11 @@ def _panel(material: Material, known: np.ndarray, points: np.ndarray, label: int
 
 
 def _components(material: Material, leaf: str) -> tuple[Component, ...]:
-    if f"{leaf}/explained" not in material.store.arrays(leaf):
+    stored = material.store.arrays(leaf)
+    path = next((f"{leaf}/{name}" for name in ("scree", "explained") if f"{leaf}/{name}" in stored), "")
+    if not path:
         return ()
-    shares = material.array(f"{leaf}/explained").astype(float)
+    shares = material.array(path).astype(float)
     totals = np.cumsum(shares)
     peak = float(np.nanmax(shares)) if np.isfinite(shares).any() else 1.0
     rows = [
@@ -162,4 +185,4 @@ def _components(material: Material, leaf: str) -> tuple[Component, ...]:
         for place, share in enumerate(shares)
         if np.isfinite(share)
     ]
-    return tuple(rows[:10])
+    return tuple(rows[:_COMPONENTS])

@@ -10,7 +10,6 @@ import numpy as np
 
 from ..errors import ConfigError
 from ..specs import ArraySpec, Measurement, SizedArray, Summary
-from .biplot import CONVENTION
 from .method import Embedded, Method
 from .rows import Rows
 from .spectra import enough, principal_components
@@ -95,5 +94,4 @@ class PCA(Method):
         told = f"Share of the variance of the features along the first {self.components} principal components."
         share = float(arrays["explained"].sum(dtype=np.float64))
         measurement = Measurement(f"{path}_explained", share, "1", "neither", n, f"{path}/explained", told)
-        notes = {"explained": arrays["explained"].tolist(), "biplot": CONVENTION}
-        return Summary(measurements=(measurement,), notes=notes)
+        return Summary(measurements=(measurement,), notes={"explained": arrays["explained"].tolist()})
