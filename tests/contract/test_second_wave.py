@@ -294,9 +294,20 @@ def test_bad_images_take_part_in_nothing(name, net):
             blank = OF_BAD_IMAGES.get((name, array.path), array.spec.fill)
             want = np.full_like(values[list(BAD)], blank)
             np.testing.assert_array_equal(values[list(BAD)], want, array.path)
-        if array.spec.unit == "image" and values.dtype == np.int64:
+        if array.spec.unit == "image" or array.path == "image":
             assert not np.isin(values, BAD).any(), f"{array.path} names images that cannot be read"
     for finding in written.summary.findings:
         assert not set(finding.images) & set(BAD), finding.code
     garbage = run(leaf, replace(world(net), garbage=1e3), stored)
     assert _bytes(garbage)[::2] == _bytes(written)[::2]
+
+
+@pytest.mark.parametrize("readable", [0, 1])
+@every_net
+def test_with_hardly_an_image_to_look_at_each_copes_or_says_why(net, readable):
+    _, stored, written = everything(net, tuple(range(readable, N_IMAGE)))
+    for name, reason in stored.failures.items():
+        assert reason.startswith(("StageError: ", "ConfigError: ", "reads ")), f"{name}: {reason}"
+        assert "\n" not in reason
+    assert "verdicts" not in stored.failures
+    assert {"weights", "confusion", "filters", "ablation", "feature_maps", "patches"} <= set(written)

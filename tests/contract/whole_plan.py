@@ -211,9 +211,9 @@ def keep(leaf, subject, written: Written, stored: Stored) -> None:
 
 
 @cache
-def everything(net: str) -> tuple[World, Stored, dict[str, Written]]:
+def everything(net: str, bad: tuple[int, ...] = BAD) -> tuple[World, Stored, dict[str, Written]]:
     """Run the whole plan; a leaf whose tasks or fold fail is kept as failed, as the engine would."""
-    here, stored, written = world(net), Stored(), {}
+    here, stored, written = replace(world(net), bad=bad), Stored(), {}
     for name, leaf in plan().leaves.items():
         failed = [need for need in plan().needs[name] if need in stored.failures]
         if failed and not plan().forgives(name):
