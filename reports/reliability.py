@@ -11,7 +11,9 @@ import numpy as np
 from . import figures
 from .figures import Key, Mark, Plot, Tick, coordinate
 
-_SIZE, _LEFT, _TOP, _RIGHT, _BOTTOM = (360, 260), 40.0, 8.0, 352.0, 218.0
+# Small enough to stand beside a table, and for its ticks to be read on a telephone.
+SIZE = (360, 250)
+LEFT, TOP, RIGHT, BOTTOM = 44.0, 8.0, 348.0, 218.0
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,11 @@ def interval(bounds: Sequence[float | None] | None) -> str:
 
 
 def _x(value: float) -> float:
-    return _LEFT + (_RIGHT - _LEFT) * value
+    return LEFT + (RIGHT - LEFT) * value
 
 
 def _y(value: float) -> float:
-    return _BOTTOM + (_TOP - _BOTTOM) * value
+    return BOTTOM + (TOP - BOTTOM) * value
 
 
 def _diagram(rows: Sequence[Mapping[str, Any]]) -> Plot:
@@ -99,11 +101,11 @@ def _diagram(rows: Sequence[Mapping[str, Any]]) -> Plot:
     means = figures.dots(np.array([(_x(row["confidence"]), _y(row["confidence"])) for row in rows]))
     ticks = (0.0, 0.25, 0.5, 0.75, 1.0)
     return Plot(
-        *_SIZE,
-        left=_LEFT,
-        top=_TOP,
-        right=_RIGHT,
-        bottom=_BOTTOM,
+        *SIZE,
+        left=LEFT,
+        top=TOP,
+        right=RIGHT,
+        bottom=BOTTOM,
         x_ticks=tuple(Tick(round(_x(value), 1), figures.short(value)) for value in ticks),
         y_ticks=tuple(Tick(round(_y(value), 1), figures.short(value)) for value in ticks),
         x_label="confidence",

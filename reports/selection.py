@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from . import figures
-from .figures import Plot
-from .reliability import interval
+from .figures import Key, Mark, Plot, Tick, coordinate
+from .reliability import BOTTOM, LEFT, RIGHT, SIZE, TOP, interval
 
 _SHOWN = (0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
 
@@ -49,13 +47,35 @@ def selection(notes: Mapping[str, Any]) -> Selection | None:
         )
         for row in chosen.values()
     )
-    risk = np.array([row["wrong"] / row["covered"] for row in rows])
-    least = np.array([row["least"] for row in rows])
-    plot = figures.lines(
-        {"as it is": risk, "if all wrong answers were the least sure": least},
-        "percent of the images answered, surest first",
-        "share of wrong answers among them",
-        f"Risk-coverage curve: from {risk[0]:.1%} wrong among the surest to {risk[-1]:.1%} among all {n} images",
-        ("right", "wrong"),
+    return Selection(_curve(rows), steps, told["area"], told["excess"])
+
+
+def _curve(rows: Sequence[Mapping[str, Any]]) -> Plot:
+    n = rows[-1]["covered"]
+    risk = [row["wrong"] / row["covered"] for row in rows]
+    peak = max(*risk, 1e-9)
+    x = [LEFT + (RIGHT - LEFT) * row["covered"] / n for row in rows]
+    series = (("right", risk), ("wrong dashed", [row["least"] for row in rows]))
+    return Plot(
+        *SIZE,
+        left=LEFT,
+        top=TOP,
+        right=RIGHT,
+        bottom=BOTTOM,
+        x_ticks=tuple(Tick(LEFT + (RIGHT - LEFT) * at / 4, f"{25 * at} %") for at in range(5)),
+        y_ticks=tuple(Tick(_height(at, peak), figures.short(at)) for at in figures.nice_ticks(0.0, peak, 4)),
+        x_label="images answered, surest first",
+        y_label="share of wrong answers among them",
+        marks=tuple(Mark(f"line {role}", _path(x, values, peak)) for role, values in series),
+        legend=(Key("right", "as it is"), Key("wrong", "dashed: if all wrong answers were the least sure")),
+        alt=f"Risk-coverage curve: from {risk[0]:.1%} wrong among the surest to {risk[-1]:.1%} among all {n} images",
     )
-    return Selection(plot, steps, told["area"], told["excess"])
+
+
+def _height(value: float, peak: float) -> float:
+    return round(BOTTOM + (TOP - BOTTOM) * value / peak, 1)
+
+
+def _path(x: Sequence[float], values: Sequence[float], peak: float) -> str:
+    points = (f"{coordinate(at)} {coordinate(_height(value, peak))}" for at, value in zip(x, values, strict=True))
+    return "M" + "L".join(points)

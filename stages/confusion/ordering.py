@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
-#: Up to so many classes the leaves of the tree are turned until neighbours are as close as can be; beyond, it takes long.
+#: Up to so many classes the leaves of the tree are turned until neighbours are as close as can be; it is slow beyond.
 OPTIMAL = 200
 
 
