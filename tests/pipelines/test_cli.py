@@ -16,7 +16,9 @@ from convaudit.pipelines.store import RunStore
 from .conftest import SMALL, call, convaudit, digests
 
 #: In an order in which each comes after what it reads.
-CHECKS = ("embeddings", "neighbors", "confusion", "filters", "ablation", "faithfulness", "gaze", "feature_maps", "patches")
+CHECKS = (
+    "embeddings", "neighbors", "confusion", "filters", "ablation", "faithfulness", "gaze", "feature_maps", "patches"
+)  # fmt: skip
 
 
 @pytest.fixture
