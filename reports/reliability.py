@@ -13,7 +13,7 @@ from .figures import Key, Mark, Plot, Tick, coordinate
 
 # Small enough to stand beside a table, and for its ticks to be read on a telephone.
 SIZE = (360, 250)
-LEFT, TOP, RIGHT, BOTTOM = 44.0, 8.0, 348.0, 218.0
+LEFT, TOP, RIGHT, BOTTOM = 44.0, 8.0, 340.0, 218.0
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ def test_diagram_has_a_bar_per_bin_with_images():
     assert shown.plot is not None
     bars = next(mark.d for mark in shown.plot.marks if mark.role == "right")
     # From 0 up to the accuracy of one half, over the upper half of the axis.
-    assert bars == "M197 218V113H347V218z"
+    assert bars == "M193 218V113H339V218z"
     assert [bin.name for bin in shown.bins] == ["0.5 to 1"]
     assert not shown.facts
 
