@@ -83,7 +83,8 @@
       }
       return best;
     };
-    const zoom = (factor, [px, py] = [view.x + width / view.zoom / 2, view.y + height / view.zoom / 2]) => {
+    const middle = () => (current < 0 ? [view.x + width / view.zoom / 2, view.y + height / view.zoom / 2] : [x[current], y[current]]);
+    const zoom = (factor, [px, py] = middle()) => {
       const next = Math.min(Math.max(view.zoom * factor, 1), 24);
       view.x = px - ((px - view.x) * view.zoom) / next;
       view.y = py - ((py - view.y) * view.zoom) / next;
