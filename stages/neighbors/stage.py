@@ -44,7 +44,9 @@ SEARCH = ArraySpec(
 SIDE = ArraySpec(
     "side", ("image",), "int8", "1", "Triangle: 0 both right, 1 head only, 2 neighbors only, 3 label suspect, 4 hard."
 )
-OCCURRENCE = ArraySpec("occurrence", ("image",), "int32", "images", "Images that have this one among their neighbors.")
+OCCURRENCE = ArraySpec(
+    "occurrence", ("image",), "int32", "images", "Images that have this one among their neighbors; -1: not compared."
+)
 COPY = ArraySpec(
     "copy", ("image",), "int64", "image", "First image of equal content, itself included; -1 where no other is equal."
 )
@@ -166,7 +168,7 @@ class Neighbors(SoleLeaf):
         told["further"] = [self._accuracy(layer, subject, stored) for layer in self._further(subject)]
         arrays = {
             "side": seen.triangle.code,
-            "occurrence": seen.occurrence,
+            "occurrence": np.where(seen.usable, seen.occurrence, -1).astype(np.int32),
             "copy": first_of(seen.duplicates, subject.n_image),
             "near": seen.near,
         }

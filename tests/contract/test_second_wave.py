@@ -17,8 +17,6 @@ from convaudit.stages.specs import Summary
 from .whole_plan import BAD, N_IMAGE, NETS, everything, plan, run, world
 
 LEAVES = {name: leaf for name, leaf in plan().leaves.items() if leaf.reads or not leaf.sweeps}
-#: Arrays in which a bad image has a value of its own, and which.
-OF_BAD_IMAGES = {("neighbors", "occurrence"): 0}  # a count of those that have it as a neighbor
 #: Leaves for which a network that could not be traced stays one, and what failed; where its maps lie is a note.
 REMEMBERS_WHY = {("faithfulness/grad_cam", "forward")}
 every_net = pytest.mark.parametrize("net", sorted(NETS))
@@ -291,8 +289,7 @@ def test_bad_images_take_part_in_nothing(name, net):
     for array in leaf.writes(here.subject):
         values = written.arrays[array.path]
         if array.dims[0] == "image" and array.path not in leaf.covers_invalid:
-            blank = OF_BAD_IMAGES.get((name, array.path), array.spec.fill)
-            want = np.full_like(values[list(BAD)], blank)
+            want = np.full_like(values[list(BAD)], array.spec.fill)
             np.testing.assert_array_equal(values[list(BAD)], want, array.path)
         if array.spec.unit == "image" or array.path == "image":
             assert not np.isin(values, BAD).any(), f"{array.path} names images that cannot be read"

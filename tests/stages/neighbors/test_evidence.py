@@ -115,7 +115,7 @@ def test_features_that_are_not_finite_are_a_finding_and_no_neighbors(digits):
     assert (finding.severity, finding.images) == ("warning", (3, 50))
     assert stored["neighbors/search"][[3, 50]].tolist() == [3, 3]
     assert not np.isin(stored["neighbors/index"], [3, 50]).any()
-    assert (stored["neighbors/occurrence"][[3, 50]] == 0).all()
+    assert (stored["neighbors/occurrence"][[3, 50]] == -1).all()
 
 
 def test_embeddings_that_are_all_equal_are_told():
