@@ -95,7 +95,7 @@ class Known:
         return [Fact("a channel fires", text)]
 
 
-def shape(lengths: Sequence[int]) -> str:
+def shape(lengths: Sequence[object]) -> str:
     """Lengths of axes as people write them."""
     return " × ".join(map(str, lengths))
 
@@ -104,8 +104,8 @@ def _field(group: Mapping[str, Any]) -> str:
     status = str(group.get("status", "")).upper()
     if status in ("WHOLE", "UNKNOWN"):
         return {"WHOLE": "the whole input", "UNKNOWN": "unknown"}[status]
-    step = [round(value) for value in group["stride"]]
-    every = str(step[0]) if len(set(step)) == 1 else shape(step)
+    step = [number(float(value)) for value in group["stride"]]
+    every = step[0] if len(set(step)) == 1 else shape(step)
     size = [round(value) for value in group["size"]]
     unit = ("pixel" if len(size) > 1 else "sample") + ("" if size == [1] * len(size) else "s")
     return f"{shape(size)} {unit}, every {every}"

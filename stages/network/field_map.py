@@ -157,15 +157,22 @@ def _by_axis(fields: Sequence[Field]) -> Iterator[tuple[tuple[int, int], ...]]:
 
 def clash_of(fields: Sequence[Field], where: str) -> str | None:
     """How the cells of branches that meet lie at different places; None where they do not."""
-    places = [place for field in fields if (place := field.placed_at()) is not None]
-    for other in places[1:]:
-        if other != places[0]:
-            (stride, centre), (strides, centres) = places[0], other
+    placed = [field for field in fields if field.placed_at() is not None]
+    for other in placed[1:]:
+        (stride, centre), (strides, centres) = placed[0].placed_at() or ((), ()), other.placed_at() or ((), ())
+        if (stride, centre) != (strides, centres) and not (stride == strides and _up_to_the_same(placed[0], other)):
             return (
                 f"branches that meet at the operation {where} disagree: strides {stride} and {strides}, "
                 f"centres {centre} and {centres}"
             )
     return None
+
+
+def _up_to_the_same(one: Field, other: Field) -> bool:
+    """Whether the cells of two signals see up to the same sample, which is where they lie in a causal network."""
+    if len(one.reach) != 1 or one.reach[0] is None or other.reach[0] is None:
+        return False
+    return one.reach[0].last_of(0) == other.reach[0].last_of(0)
 
 
 def mixed(sets: np.ndarray, fields: Sequence[Field], where: str) -> tuple[np.ndarray, tuple[Field, ...]]:

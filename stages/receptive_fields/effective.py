@@ -128,7 +128,9 @@ class EffectiveLeaf(Leaf):
                 gradient = batch.gradient(unit, "input").detach().double().abs().sum(1).cpu().numpy()[valid]
                 mass = gradient.sum(tuple(range(1, gradient.ndim)), keepdims=True)
                 key = f"{place}:{unit.channel}"
-                total[key] = np.divide(gradient, mass, out=np.zeros_like(gradient), where=mass > 0).sum(0)
+                # A gradient that overflowed has no shares, and makes its layer unknown.
+                with np.errstate(invalid="ignore"):
+                    total[key] = np.divide(gradient, mass, out=np.zeros_like(gradient), where=mass > 0).sum(0)
                 silent[f"silent:{key}"] = np.array((~(mass > 0)).sum())
         return Result(partial=total | silent | {"images": np.array(valid.sum())})
 

@@ -492,3 +492,26 @@ def test_a_stride_that_is_no_whole_number():
     assert [reached.stride for reached in seen.field.reach] == [Fraction(1, 4)] * 2
     group = described(seen, (6, 7))[0]
     assert [box(group, (place, 0), (1, 6, 7))[0] for place in (0, 3, 4, 23)] == [(0, 1), (0, 1), (1, 2), (5, 6)]
+
+
+class _Causal(nn.Module):
+    """A residual block whose convolution sees the past, or the future."""
+
+    def __init__(self, past):
+        super().__init__()
+        self.past, self.conv, self.sum = past, nn.Conv1d(2, 2, 3, dilation=2), nn.Identity()
+        self.head = nn.Linear(2, 3)
+
+    def forward(self, x):
+        sides = (4, 0) if self.past else (2, 2)
+        other = x if self.past else F.pad(x[..., 1:], (0, 1))
+        return self.head(self.sum(other + self.conv(F.pad(x, sides))).mean(-1))
+
+
+def test_branches_of_a_causal_network_that_end_at_the_same_sample_agree():
+    seen = _seen(_Causal(past=True), "sum", (2, 20)).field
+    assert seen.clash is None
+    assert (seen.reach[0].first_of(7), seen.reach[0].last_of(7)) == (3, 7)
+    assert "centres (0.0,) and (1.0,)" in _seen(_Causal(past=False), "sum", (2, 20)).field.clash.replace(
+        "(1.0,) and (0.0,)", "(0.0,) and (1.0,)"
+    )
