@@ -135,7 +135,7 @@ WRONG = [
         r"saliency\.target: expected text or an integer, got None",
     ),
     (method("saliency", reduction="max"), r"attributions\.methods\.saliency\.reduction: .*'max'"),
-    (["attributions=[saliency]", "+attributions.methods.saliency.images=some"], r"images: .*'all' or 'wrong'.*'some'"),
+    (["attributions=[saliency]", "attributions.methods.saliency.images=some"], r"images: .*'all' or 'wrong'.*'some'"),
     (method("captum", attribution="GradientShop"), r"GradientShop' is no attribution class.*'GradientShap'"),
     (method("captum", layer="conv"), r"captum\.layer: expected null"),
     (method("captum", attribution="GuidedGradCam", layer="conf", call="{}"), r"did you mean 'conv'|no such setting"),
@@ -159,7 +159,7 @@ def test_a_wrong_setting_is_refused_before_the_sweep(words, message, folder):
     [
         method("saliency", target="label"),
         method("grad_cam", target="contrast"),
-        ["attributions=[saliency]", "+attributions.methods.saliency.images=wrong"],
+        ["attributions=[saliency]", "attributions.methods.saliency.images=wrong"],
     ],
     ids=lambda words: words[-1],
 )
@@ -227,7 +227,7 @@ def test_nothing_but_wrong_images_when_all_are_right_is_empty_and_said(folder):
         "        net.fc.bias.copy_(torch.arange(5.0).flip(0))\n    return net\n"
     )
     Path("net.py").write_text(source)
-    words = ["attributions=[saliency]", "+attributions.methods.saliency.images=wrong", "stages=[attributions]"]
+    words = ["attributions=[saliency]", "attributions.methods.saliency.images=wrong", "stages=[attributions]"]
     ended = call(*arguments(*words, factory="always_ant", data="right"))
     assert ended.code in (0, 1), ended
     store = RunStore(folder / "run")
