@@ -53,7 +53,14 @@ def audit(flawed, folder, *overrides):
 def started(flawed, folder):
     command = [sys.executable, "-m", "convaudit.pipelines.cli", *arguments(flawed, *TWO_WORKERS)]
     return subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        # A suite in the background ignores Ctrl-C, and what it starts would too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
