@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from threadpoolctl import threadpool_limits
 
 from ..errors import ConfigError
-from ..numerics.nearest import Table, nearest_rows
+from ..numerics.nearest import Nearest, Table, nearest_rows
 from ..numerics.seeds import stable_seed
 from ..specs import ArraySpec, Measurement, SizedArray, Summary
 from .method import Embedded, Method
@@ -156,8 +158,12 @@ def tsne(
 def _neighbors(features: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     values = features.astype(np.float32)
     table = Table(values, np.ones(len(values), bool), "euclidean")
-    parts = [
-        nearest_rows(table, np.arange(a, min(a + _QUERIES, len(values))), values[a : a + _QUERIES], k)
-        for a in range(0, len(values), _QUERIES)
-    ]
+
+    def near(start: int) -> Nearest:
+        stop = min(start + _QUERIES, len(values))
+        return nearest_rows(table, np.arange(start, stop), values[start:stop], k)
+
+    # Products of so few columns are too small to be shared out: one thread each, several at once.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        parts = list(threads.map(near, range(0, len(values), _QUERIES)))
     return np.concatenate([part.index for part in parts]), np.concatenate([part.distance for part in parts])
