@@ -39,6 +39,7 @@
       view.x = Math.min(Math.max(view.x, 0), width - w);
       view.y = Math.min(Math.max(view.y, 0), height - h);
       svg.setAttribute("viewBox", `${view.x} ${view.y} ${w} ${h}`);
+      figure.classList.toggle("near", view.zoom > 1);
       const arm = 1.6 / view.zoom;
       const d = { right: "", wrong: "" };
       for (let i = 0; i < x.length; i++) {
@@ -54,7 +55,8 @@
     const tell = (i) => {
       current = i;
       seen.replaceChildren();
-      if (i >= 0) {
+      if (i < 0) seen.append(element("span", {}, "Point at an image, or tap it. Once chosen, the map is moved by dragging and enlarged by the wheel or two fingers."));
+      else {
         ring.setAttribute("cx", x[i]);
         ring.setAttribute("cy", y[i]);
         if (images.atlas.drawn) {
@@ -123,24 +125,28 @@
       event.preventDefault();
       zoom(event.deltaY < 0 ? 1.25 : 0.8, place(event));
     }, { passive: false });
-    let held = null;
+    const held = new Map();
+    const mean = (points) => [0, 1].map((axis) => points.reduce((sum, point) => sum + point[axis], 0) / points.length);
+    const span = ([a, b]) => Math.hypot(a[0] - b[0], a[1] - b[1]);
     svg.addEventListener("pointerdown", (event) => {
-      held = [event.clientX, event.clientY];
+      held.set(event.pointerId, [event.clientX, event.clientY]);
       svg.focus({ preventScroll: true });
       svg.setPointerCapture(event.pointerId);
-      tell(nearest(place(event), 12 / view.zoom));
+      if (held.size === 1) tell(nearest(place(event), 12 / view.zoom));
     });
-    svg.addEventListener("pointerup", () => { held = null; });
-    svg.addEventListener("pointercancel", () => { held = null; });
+    for (const end of ["pointerup", "pointercancel"]) svg.addEventListener(end, (event) => held.delete(event.pointerId));
     svg.addEventListener("pointermove", (event) => {
-      if (held) {
-        const box = svg.getBoundingClientRect();
-        move((held[0] - event.clientX) / box.width, (held[1] - event.clientY) / box.height);
-        held = [event.clientX, event.clientY];
-      } else {
+      if (!held.has(event.pointerId)) {
         const found = nearest(place(event), 6 / view.zoom);
         if (found !== current && found >= 0) tell(found);
+        return;
       }
+      const before = [...held.values()];
+      held.set(event.pointerId, [event.clientX, event.clientY]);
+      const after = [...held.values()];
+      const [from, to, box] = [mean(before), mean(after), svg.getBoundingClientRect()];
+      move((from[0] - to[0]) / box.width, (from[1] - to[1]) / box.height);
+      if (after.length === 2 && span(before) > 0) zoom(span(after) / span(before), place({ clientX: to[0], clientY: to[1] }));
     });
 
     const button = (text, label, act) => {
@@ -164,6 +170,7 @@
     svg.setAttribute("aria-label", `${svg.getAttribute("aria-label")}. Arrow keys move it, plus and minus scale it, 0 shows all, n and p go from image to image.`);
     figure.classList.add("live");
     svg.after(controls, seen);
+    tell(-1);
     draw();
   };
 

@@ -148,3 +148,31 @@ def test_a_map_can_be_walked_by_keys_and_stands_without_a_script(browser, store,
         assert browser.find_element("css selector", ".explorer .spot.right").is_displayed()
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+TWO_FINGERS = """
+const [drawing, steps] = arguments, box = drawing.getBoundingClientRect();
+drawing.setPointerCapture = () => {};  // no real finger is there to be captured
+for (const [kind, finger, x, y] of steps)
+  drawing.dispatchEvent(new PointerEvent('pointer' + kind, {
+    pointerId: finger, pointerType: 'touch', bubbles: true, clientX: box.left + x * box.width, clientY: box.top + y * box.height }));
+return drawing.getAttribute('viewBox').split(' ').map(Number);
+"""
+
+
+def test_two_fingers_enlarge_a_map_around_what_is_between_them(browser, store, config, tmp_path):
+    path = tmp_path / "map.html"
+    path.write_text(build_report(store, config), encoding="utf-8")
+    browser.get(path.as_uri())
+    drawing = browser.find_element("css selector", ".explorer svg.map")
+    assert drawing.value_of_css_property("touch-action") == "pan-y"  # a page can be scrolled past the whole map
+    apart = [("down", 7, 0.4, 0.25), ("down", 8, 0.6, 0.25), ("move", 7, 0.3, 0.25), ("move", 8, 0.7, 0.25)]
+    x, y, wide, high = browser.execute_script(TWO_FINGERS, drawing, apart)
+    assert wide == pytest.approx(WIDTH / 2)
+    assert high == pytest.approx(HEIGHT / 2)
+    assert y == pytest.approx(HEIGHT * 0.125)
+    assert x + wide / 2 == pytest.approx(WIDTH / 2, rel=0.15)
+    assert drawing.value_of_css_property("touch-action") == "none"
+    lifted = [("up", 7, 0.3, 0.25), ("move", 8, 0.6, 0.25)]
+    moved = browser.execute_script(TWO_FINGERS, drawing, lifted)
+    assert moved == pytest.approx([x + 0.1 * wide, y, wide, high])
