@@ -155,7 +155,8 @@ const [drawing, steps] = arguments, box = drawing.getBoundingClientRect();
 drawing.setPointerCapture = () => {};  // no real finger is there to be captured
 for (const [kind, finger, x, y] of steps)
   drawing.dispatchEvent(new PointerEvent('pointer' + kind, {
-    pointerId: finger, pointerType: 'touch', bubbles: true, clientX: box.left + x * box.width, clientY: box.top + y * box.height }));
+    pointerId: finger, pointerType: 'touch', bubbles: true,
+    clientX: box.left + x * box.width, clientY: box.top + y * box.height }));
 return drawing.getAttribute('viewBox').split(' ').map(Number);
 """
 
