@@ -122,6 +122,8 @@ class PatchesView:
         Whether the data are signals.
     stem, angles
         Name of the first convolution; channel and cosine of each of its filters, least alike first.
+    judged
+        How many projections were held against their receptive fields, and why the others were not.
     """
 
     layers: tuple[LayerPatches, ...]
@@ -130,6 +132,7 @@ class PatchesView:
     signal: bool
     stem: str
     angles: tuple[tuple[int, str], ...]
+    judged: str
 
 
 def view(material: Material, album: Album) -> PatchesView:
@@ -146,7 +149,7 @@ def view(material: Material, album: Album) -> PatchesView:
             found[row["name"]] += [] if full else [drawn]
     layers = tuple(_layer(row, tuple(found[row["name"]])) for row in drawer.rows if found[row["name"]])
     stem, angles = drawer.angles(material.limits.rows)
-    return PatchesView(layers, len(drawer.rows) - len(layers), full, drawer.signal, stem, angles)
+    return PatchesView(layers, len(drawer.rows) - len(layers), full, drawer.signal, stem, angles, drawer.judged)
 
 
 def layer_view(material: Material, album: Album, name: str) -> LayerPatches | None:
@@ -185,6 +188,7 @@ class _Drawer:
         notes = material.notes("patches")
         self.rows: list[dict[str, Any]] = list(notes.get("layers", ()))
         self.rules: list[str] = list(notes.get("rules", ()))
+        self.judged = str(notes.get("outside_field", ""))
         self.space: list[int] = list(material.subject["input_shape"][1:])
         self.axes: list[str] = list(material.subject["axes"])
         self.signal = len(self.axes) == 1
@@ -205,15 +209,16 @@ class _Drawer:
         draw = patchwork.signals if self.signal else patchwork.pictures
         name = f"channel {channel} of {layer}"
 
-        def panel(title: str, alt: str, stack: np.ndarray) -> patchwork.Panel:
-            crops = [stack[rank][:, *corner[rank]] if rank in shown else None for rank in ranks]
+        def panel(title: str, alt: str, stack: np.ndarray, drawn: Sequence[int] = shown) -> patchwork.Panel:
+            crops = [stack[rank][:, *corner[rank]] if rank in drawn else None for rank in ranks]
             return draw(title, alt, crops, within)
 
         panels = [panel("Patches", f"What excites {name} most", read("signal" if self.signal else "crop"))]
         for at, rule in enumerate(self.rules):
-            title, stack = _NAMES.get(rule, rule), read("projection")[:, at]
+            title, stack, peak = _NAMES.get(rule, rule), read("projection")[:, at], read("peak")[:, at]
             stack = stack if self.signal else np.stack([patchwork.brightened(one) for one in stack])
-            panels.append(panel(title, f"{title} projection of the same units of {name}", stack))
+            drawn = [rank for rank in shown if np.isfinite(peak[rank])]
+            panels.append(panel(title, f"{title} projection of the same units of {name}", stack, drawn))
         prefers, selective = self._preference(layer, channel)
         return ChannelPatches(
             layer=layer,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -64,16 +65,24 @@ def fitted(part: Float[Tensor, " channel *crop"], longest: int) -> Float[Tensor,
 
 
 def signed_bytes(values: Float[Tensor, " channel *space"]) -> tuple[UInt8[Tensor, " channel *space"], float]:
-    """Values between their largest magnitude and minus that, as 1..255 with 0 at 128, and that magnitude."""
+    """Values between their largest magnitude and minus that, as 1..255 with 0 at 128, and that magnitude.
+
+    All 128 where that magnitude is not finite.
+    """
     peak = float(values.abs().amax()) if values.numel() else 0.0
-    steps = values / peak if peak > 0 else torch.zeros_like(values)
+    steps = values / peak if 0 < peak < math.inf else torch.zeros_like(values)
     return (steps * 127).round().add(128).to(torch.uint8), peak
 
 
 def outside(gradient: Float[Tensor, " channel *space"], spans: Sequence[Span]) -> float:
-    """Share of a gradient's magnitude that lies outside of a part of the image; 0 where the gradient is zero."""
+    """Share of a gradient's magnitude that lies outside of a part of the image.
+
+    0 where the gradient is zero; NaN where it is not finite.
+    """
     magnitude = gradient.abs()
     whole = float(magnitude.sum(dtype=torch.float64))
+    if not math.isfinite(whole):
+        return math.nan
     inside = [slice(None), *(slice(max(start, 0), max(stop, 0)) for start, stop in spans)]
     magnitude[tuple(inside)] = 0
     return float(magnitude.sum(dtype=torch.float64)) / whole if whole > 0 else 0.0

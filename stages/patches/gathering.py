@@ -38,6 +38,7 @@ class Gathered:
         self.outside = [
             np.full((len(channels), plan.wanted.rank, len(rules)), np.nan) for channels in self.plan.channels
         ]
+        self.finite = [np.ones(outside.shape, bool) for outside in self.outside]
         self.n = 0
 
     def add(self, part: Partial) -> None:
@@ -51,6 +52,7 @@ class Gathered:
                     self.arrays[f"{name}/{key}"][index] = part[key][own]
             self.arrays[f"{name}/{self.crop}"][index] = part["crop"][own]
             self.outside[at][index] = part["outside"][own]
+            self.finite[at][index] = part["finite"][own]
         self.arrays[f"{self.stem}/cosine"][tuple(part["stem"].T)] = part["cosine"]
         self.n += len(layers)
 
@@ -97,7 +99,7 @@ class Gathered:
         field = self.arrays[f"{name}/field"][: len(channels)]
         silent = [channel for channel in self.plan.asked.get(name, ()) if not tops.shows[channel].any()]
         fields = tuple(STATUS[code] for code in field.max(axis=1, initial=0))
-        return Shown(tops, channels, tuple(silent), self.outside[at], fields)
+        return Shown(tops, channels, tuple(silent), self.outside[at], self.finite[at], fields)
 
     def _no_cosine(self, best: np.ndarray) -> str:
         if np.isfinite(best).any():

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..receptive_fields.boxes import STATUS
 from ..specs import Finding, Measurement
 from .choice import Tops
 from .selectivity import DEFINITION
@@ -32,8 +33,10 @@ class Shown:
     missed
         Channels that were asked for by name but were never excited.
     outside
-        Share of each projection that lies outside of its receptive field; NaN where that is not known.
-        Shape ``(channel, rank, rule)``.
+        Share of each projection that lies outside of its receptive field; NaN where that is not known, or the
+        projection is not finite. Shape ``(channel, rank, rule)``.
+    finite
+        Whether each projection is finite. Shape ``(channel, rank, rule)``.
     fields
         Status of the receptive field of each channel that is shown.
     """
@@ -42,6 +45,7 @@ class Shown:
     channels: tuple[int, ...]
     missed: tuple[int, ...]
     outside: np.ndarray
+    finite: np.ndarray
     fields: tuple[str, ...]
 
 
@@ -92,7 +96,7 @@ def _selective(layers: Sequence[Shown]) -> Measurement:
 
 def findings(layers: Sequence[Shown], rules: Sequence[str], has_relu: bool) -> tuple[Finding, ...]:
     """Gradients where no field is, layers without a place in the image, and what could not be shown."""
-    found = [finding for layer in layers for finding in _outside(layer)]
+    found = [finding for layer in layers for finding in (*_not_finite(layer), *_outside(layer))]
     lost = [layer.tops.layer.name for layer in layers if "unknown" in layer.fields]
     if lost:
         found.append(
@@ -129,8 +133,28 @@ def findings(layers: Sequence[Shown], rules: Sequence[str], has_relu: bool) -> t
     return tuple(found)
 
 
+def _not_finite(layer: Shown) -> list[Finding]:
+    broken = ~layer.finite
+    odd = [channel for channel, lost in zip(layer.channels, broken.any(axis=(1, 2)), strict=False) if lost]
+    if not odd:
+        return []
+    return [
+        Finding(
+            "patches/projection-not-finite",
+            "warning",
+            f"{int(broken.sum())} projections of {len(odd)} channels of {layer.tops.layer.name} are not finite",
+            "On the way back to the image the gradient overflowed or became NaN: nothing is drawn there, and whether "
+            "it stays within the receptive field is not judged. What next: look for huge weights or activations in "
+            "front of this layer; a wider numerics.dtype may carry them.",
+            layer=layer.tops.layer.name,
+            channels=tuple(odd),
+        )
+    ]
+
+
 def _outside(layer: Shown) -> list[Finding]:
-    worst = np.nan_to_num(layer.outside).max(axis=(1, 2), initial=0.0)
+    # What is not finite, or has no field to be held against, is told elsewhere.
+    worst = np.where(np.isnan(layer.outside), 0.0, layer.outside).max(axis=(1, 2), initial=0.0)
     odd = [channel for channel, share in zip(layer.channels, worst, strict=False) if share > _ROUNDING]
     if not odd:
         return []
@@ -173,11 +197,32 @@ def notes(layers: Sequence[Shown], rules: Sequence[str], cosine: str, left_out: 
         "left_out": f"{left_out} excited channels have no patches (patches.channels, patches.total: {total} in all)"
         if left_out
         else "",
+        "outside_field": _judged(layers, len(rules)),
         "class_selectivity": DEFINITION,
         "first_layer_cosine": cosine,
         "projection": "The gradient of one unit, at one position in one image, by the input, with every ReLU passing "
         "it by the rule; scaled by its own largest magnitude.",
     }
+
+
+def _judged(layers: Sequence[Shown], rules: int) -> str:
+    """How many projections were held against their receptive field, and why the others were not."""
+    if not rules:
+        return "not measured: there are no projections"
+    by_field = {status: rules * sum(_units(layer, status) for layer in layers) for status in STATUS}
+    n = sum(int(np.isfinite(layer.outside).sum()) for layer in layers)
+    reasons = {
+        "whose field is not known": by_field["unknown"],
+        "whose field is the whole image, where nothing can lie outside": by_field["whole"],
+        "that are not finite": by_field["exact"] - n,
+    }
+    left = [f"{count} {why}" for why, count in reasons.items() if count]
+    return f"measured for {n} projections" + (f"; not for {', '.join(left)}" if left else "")
+
+
+def _units(layer: Shown, status: str) -> int:
+    mine = [channel for channel, field in zip(layer.channels, layer.fields, strict=True) if field == status]
+    return int(layer.tops.shows[mine].sum())
 
 
 def _row(layer: Shown) -> dict[str, Any]:

@@ -45,8 +45,8 @@ def shown(batch: Batch, found: Sequence[Place], rules: Sequence[ReluRule], subje
     -------
     dict
         ``row`` ``(unit, 3)``, ``span`` ``(unit, axis, 2)``, ``field`` ``(unit,)``, ``size`` ``(unit, axis)``, ``crop``
-        ``(unit, channel, *side)``, ``projection`` ``(unit, rule, channel, *side)``, and ``peak`` and ``outside``
-        ``(unit, rule)``.
+        ``(unit, channel, *side)``, ``projection`` ``(unit, rule, channel, *side)``, and ``peak``, ``outside``
+        and ``finite`` ``(unit, rule)``.
     """
     at = {int(position): row for row, position in enumerate(batch.positions) if batch.valid[row]}
     mine = sorted((place for place in found if place.image in at), key=lambda place: place.row)
@@ -90,6 +90,7 @@ def _drawn(place: Place, picture: Tensor, gradients: Tensor, subject: Subject, l
         "crop": _framed(crop if crop.ndim == 2 else as_bytes(crop), longest),
         "peak": np.array([peak for _, peak in projections], np.float32),
         "outside": np.array([outside(one, place.spans) if exact else np.nan for one in gradients], np.float64),
+        "finite": np.array([bool(torch.isfinite(one).all()) for one in gradients], bool),
     }
     blank = np.zeros((0, *values["crop"].shape), np.uint8)
     values["projection"] = np.stack([_framed(one, longest) for one, _ in projections]) if projections else blank
@@ -121,4 +122,5 @@ def _empty(rules: int, subject: Subject, longest: int) -> dict[str, np.ndarray]:
         "projection": np.zeros((0, rules, channel, *side), np.uint8),
         "peak": np.zeros((0, rules), np.float32),
         "outside": np.zeros((0, rules)),
+        "finite": np.zeros((0, rules), bool),
     }

@@ -42,7 +42,11 @@ PROJECTION = ArraySpec(
     "The unit projected back by each of the notes' rules, plus 128.",
 )  # fmt: skip
 PEAK = ArraySpec(
-    "{layer}/peak", (*_ROW, "rule"), "float32", "activation per network input", "Largest magnitude of the projection."
+    "{layer}/peak",
+    (*_ROW, "rule"),
+    "float32",
+    "activation per network input",
+    "Largest magnitude of the projection; where that is not finite, neither is the projection.",
 )
 CLASS = ArraySpec(
     "{layer}/class", ("channel",), "int32", "class", "Class that the most exciting images prefer; -1: none is labelled."

@@ -124,6 +124,22 @@ def test_unknown_fields_and_silence_are_said():
     assert "there is no patch" in page
 
 
+def test_a_projection_that_is_not_finite_leaves_a_gap_and_the_number_judged_is_said():
+    store = stored(conv_net(), CONV_FIELDS, side=12)
+    store.data["patches/relu1/peak"][0, 0, 1] = np.inf
+    one = material(store)
+    view = patches.view(one, Album(one, {"patches": 10**6}))
+    crops, deconvnet, guided = (pixels(panel) for panel in view.layers[0].channels[0].panels)
+    corner = (slice(crops.shape[0] // 4), slice(crops.shape[1] // 4), 3)
+    assert crops[corner].any()
+    assert deconvnet[corner].any()
+    assert not guided[corner].any()
+    assert guided[..., 3].any()
+    assert "Whether projections stay within the receptive field of their unit: measured for " in build_report(
+        store, {"stages": ["patches"]}, ReportOptions()
+    )
+
+
 def test_a_single_sample_leaves_a_mark():
     (cell,) = patchwork.signals("Patches", "alt", [np.array([[1.0], [2.0]])], [None]).cells
     for path in cell.paths:

@@ -257,6 +257,42 @@ def test_a_field_that_is_too_small_is_found_out():
     assert values_of(summary)["patches/outside_field"] > 0.01
 
 
+def test_a_projection_that_overflows_is_told_and_not_judged():
+    model = conv_net()
+    with torch.no_grad():
+        model.conv1.weight.mul_(1e25)
+        model.conv2.weight.mul_(1e15)
+    model.double()
+    images = tiny_images(model, N) * np.float32(1e-25)
+    _, _, _, stored = done = world(model, CONV_FIELDS, images=images)
+    summary = run(Patches(side=12, rank=3), *done)
+    finding = codes_of(summary)["patches/projection-not-finite"]
+    row = summary.notes["layers"][1]
+    assert (finding.severity, finding.layer, set(finding.channels)) == ("warning", "relu2", set(row["shown"]))
+    used = stored["patches/relu2/field"] >= 0
+    assert finding.title.startswith(f"{2 * used.sum()} projections of {len(row['shown'])} channels of relu2")
+    assert not np.isfinite(stored["patches/relu2/peak"][used]).any()
+    assert (stored["patches/relu2/projection"][used][:, :, :, :8, :6] == 128).all()
+    n = 2 * (stored["patches/relu1/field"] >= 0).sum()
+    assert summary.notes["outside_field"] == (
+        f"measured for {n} projections; not for {2 * used.sum()} that are not finite"
+    )
+    (outside,) = (one for one in summary.measurements if one.name == "patches/outside_field")
+    assert (outside.value, outside.n) == (0.0, n)
+    clean = run(Patches(side=12, rank=3), *world(conv_net(), CONV_FIELDS))
+    assert "patches/projection-not-finite" not in codes_of(clean)
+
+
+def test_fields_that_are_not_known_are_said_beside_what_was_measured():
+    none = group([None, None], [None, None], [None, None], "unknown")
+    _, _, _, stored = done = world(conv_net(), CONV_FIELDS | {"relu2": [none]})
+    summary = run(Patches(side=12, rules=("guided",)), *done)
+    known, lost = ((stored[f"patches/{name}/field"] >= 0).sum() for name in ("relu1", "relu2"))
+    assert summary.notes["outside_field"] == (
+        f"measured for {known} projections; not for {lost} whose field is not known"
+    )
+
+
 @pytest.mark.parametrize("status", ["whole", "unknown"])
 def test_what_sees_the_whole_image_is_shown_whole(status):
     none = group([None, None], [None, None], [None, None], status)
