@@ -89,24 +89,43 @@ def default_layers(layers: Sequence[LayerSpec]) -> tuple[str, ...]:
     return ("kind:relu",) if any(layer.kind == "relu" for layer in layers) else ("kind:conv",)
 
 
-def quotas(sizes: Sequence[int], per_layer: int, total: int) -> tuple[int, ...]:
-    """How many channels of each layer: at most `per_layer`, and as evenly as `total` allows.
+def quotas(sizes: Sequence[int], per_layer: int, total: int, asked: Sequence[int]) -> tuple[int, ...]:
+    """How many channels of each layer: those asked for by name, then as evenly as `total` allows.
 
-    Raises
-    ------
-    ConfigError
-        When there is not one for each layer.
+    Parameters
+    ----------
+    sizes
+        Channels of each layer.
+    per_layer, total
+        Most channels of a layer, and over all layers.
+    asked
+        How many channels of each layer are asked for by name.
+
+    Returns
+    -------
+    tuple
+        Where `total` does not give one to each layer, those that get one are spread evenly over the depth.
     """
-    if total < len(sizes):
-        raise ConfigError(
-            f"patches.total: expected at least one channel for each of {len(sizes)} layers, got {total}; choose fewer "
-            "layers in patches.layers"
-        )
-    wanted = [min(size, per_layer) for size in sizes]
-    level = max(wanted, default=0)
-    while sum(min(size, level) for size in wanted) > total:
+    most = [min(size, per_layer) for size in sizes]
+    first = _filled([0] * len(most), [min(a, m) for a, m in zip(asked, most, strict=True)], total)
+    return tuple(_filled(first, most, total))
+
+
+def _filled(least: Sequence[int], most: Sequence[int], total: int) -> list[int]:
+    """Raise the lowest numbers to one level, as far as their sum allows."""
+
+    def raised(level: int) -> list[int]:
+        return [max(low, min(high, level)) for low, high in zip(least, most, strict=True)]
+
+    level = max(most, default=0)
+    while level and sum(raised(level)) > total:
         level -= 1
-    return tuple(min(size, level) for size in wanted)
+    found = raised(level)
+    empty = [] if level else [at for at, high in enumerate(most) if high and not found[at]]
+    left = min(total - sum(found), len(empty))
+    for turn in range(left):
+        found[empty[(2 * turn + 1) * len(empty) // (2 * left)]] = 1
+    return found
 
 
 def asked_channels(always: Sequence[str], layers: Sequence[LayerSpec]) -> dict[str, tuple[int, ...]]:

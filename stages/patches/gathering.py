@@ -88,18 +88,20 @@ class Gathered:
         return Summary(
             self.arrays,
             measurements(layers, best, self.stem),
-            findings(layers, self.rules or asked, has_relu),
+            findings(layers, self.rules or asked, has_relu, total),
             notes(layers, self.rules, self._no_cosine(best), left_out, total),
         )
 
     def _shown(self, at: int) -> Shown:
         tops, channels = self.plan.tops[at], self.plan.channels[at]
         name = tops.layer.name
-        self.arrays[f"{name}/channel"][: len(channels)] = channels
-        field = self.arrays[f"{name}/field"][: len(channels)]
-        silent = [channel for channel in self.plan.asked.get(name, ()) if not tops.shows[channel].any()]
-        fields = tuple(STATUS[code] for code in field.max(axis=1, initial=0))
-        return Shown(tops, channels, tuple(silent), self.outside[at], self.finite[at], fields)
+        fields: tuple[str, ...] = ()
+        if channels:
+            self.arrays[f"{name}/channel"][: len(channels)] = channels
+            field = self.arrays[f"{name}/field"][: len(channels)]
+            fields = tuple(STATUS[code] for code in field.max(axis=1, initial=0))
+        missed = [channel for channel in self.plan.asked.get(name, ()) if channel not in channels]
+        return Shown(tops, channels, tuple(missed), self.outside[at], self.finite[at], fields)
 
     def _no_cosine(self, best: np.ndarray) -> str:
         if np.isfinite(best).any():

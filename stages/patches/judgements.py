@@ -31,7 +31,7 @@ class Shown:
     channels
         Channels that are shown, in the order in which they came first.
     missed
-        Channels that were asked for by name but were never excited.
+        Channels that were asked for by name and are not shown.
     outside
         Share of each projection that lies outside of its receptive field; NaN where that is not known, or the
         projection is not finite. Shape ``(channel, rank, rule)``.
@@ -94,7 +94,7 @@ def _selective(layers: Sequence[Shown]) -> Measurement:
     )
 
 
-def findings(layers: Sequence[Shown], rules: Sequence[str], has_relu: bool) -> tuple[Finding, ...]:
+def findings(layers: Sequence[Shown], rules: Sequence[str], has_relu: bool, total: int) -> tuple[Finding, ...]:
     """Gradients where no field is, layers without a place in the image, and what could not be shown."""
     found = [finding for layer in layers for finding in (*_not_finite(layer), *_outside(layer))]
     lost = [layer.tops.layer.name for layer in layers if "unknown" in layer.fields]
@@ -108,18 +108,7 @@ def findings(layers: Sequence[Shown], rules: Sequence[str], has_relu: bool) -> t
                 "receptive fields says why.",
             )
         )
-    found += [
-        Finding(
-            "patches/never-excited",
-            "info",
-            f"{len(layer.missed)} channels of {layer.tops.layer.name} asked for by name were never excited",
-            "No image drives them above zero, so there is no patch. What next: see them in the filter table.",
-            layer=layer.tops.layer.name,
-            channels=layer.missed,
-        )
-        for layer in layers
-        if layer.missed
-    ]
+    found += [finding for layer in layers for finding in _missed(layer, total)] + _without(layers, total)
     if rules and not has_relu:
         found.append(
             Finding(
@@ -197,12 +186,48 @@ def notes(layers: Sequence[Shown], rules: Sequence[str], cosine: str, left_out: 
         "left_out": f"{left_out} excited channels have no patches (patches.channels, patches.total: {total} in all)"
         if left_out
         else "",
+        "layers_left_out": _left_out(layers),
         "outside_field": _judged(layers, len(rules)),
         "class_selectivity": DEFINITION,
         "first_layer_cosine": cosine,
         "projection": "The gradient of one unit, at one position in one image, by the input, with every ReLU passing "
         "it by the rule; scaled by its own largest magnitude.",
     }
+
+
+def _missed(layer: Shown, total: int) -> list[Finding]:
+    excited = layer.tops.shows.any(1)
+    name, found = layer.tops.layer.name, []
+    if silent := tuple(channel for channel in layer.missed if not excited[channel]):
+        title = f"{len(silent)} channels of {name} asked for by name were never excited"
+        told = "No image drives them above zero, so there is no patch. What next: see them in the filter table."
+        found.append(Finding("patches/never-excited", "info", title, told, layer=name, channels=silent))
+    if crowded := tuple(channel for channel in layer.missed if excited[channel]):
+        title = f"{len(crowded)} channels of {name} asked for by name have no patches: the budget is too small"
+        told = f"patches.total is {total} channels in all. What next: raise it, or patches.channels, or ask for fewer."
+        found.append(Finding("patches/asked-left-out", "warning", title, told, layer=name, channels=crowded))
+    return found
+
+
+def _without(layers: Sequence[Shown], total: int) -> list[Finding]:
+    """Layers that have excited channels, none of which is shown."""
+    names = _left_out(layers)
+    if not names:
+        return []
+    return [
+        Finding(
+            "patches/layers-left-out",
+            "warning",
+            f"{len(names)} of {len(layers)} layers have no patches: the budget is too small",
+            f"patches.total is {total} channels in all: layers with channels asked for by name come first, the others "
+            f"are spread over the depth. Without patches: {', '.join(names)}. What next: raise patches.total to "
+            f"{len(layers)} or more, or choose fewer layers in patches.layers.",
+        )
+    ]
+
+
+def _left_out(layers: Sequence[Shown]) -> list[str]:
+    return [layer.tops.layer.name for layer in layers if not layer.channels and layer.tops.shows.any()]
 
 
 def _judged(layers: Sequence[Shown], rules: int) -> str:

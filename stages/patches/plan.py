@@ -41,7 +41,10 @@ class Wanted:
 
     def quotas(self, subject: Subject) -> tuple[int, ...]:
         """Most channels of each of them."""
-        return quotas([layer.shape[0] for layer in self.chosen(subject)], self.channels, self.total)
+        layers = self.chosen(subject)
+        asked = asked_channels(self.always, layers)
+        named = [len(asked.get(layer.name, ())) for layer in layers]
+        return quotas([layer.shape[0] for layer in layers], self.channels, self.total, named)
 
 
 class Plan:

@@ -77,7 +77,8 @@ class Patches(SoleLeaf):
     channels
         Most channels of a layer: those asked for by name, those with findings, then the most class-selective.
     total
-        Most channels over all layers, cut as evenly as their sizes allow.
+        Most channels over all layers, cut as evenly as their sizes allow; with fewer than there are layers, some layers
+        spread over the depth get one each.
     always
         Channels that come first, each as ``"<layer selector>:3,5-9"``.
     rank
@@ -121,6 +122,8 @@ class Patches(SoleLeaf):
         frame = (subject.input_shape[0], *(self._longest(subject),) * len(space))
         sized = []
         for layer, n in zip(self._wanted.chosen(subject), self._wanted.quotas(subject), strict=True):
+            if not n:
+                continue
             row = (n, self.rank)
             axes = (*row, len(space))
             shapes = {CHANNEL: (n,), FIELD: row, SPAN: (*axes, 2), SIZE: axes}

@@ -16,12 +16,37 @@ LAYERS = (LayerSpec("conv1", "conv", "Conv2d", (8, 4, 4)), LayerSpec("a.relu#1",
     [(64, 1000, (16, 64, 30)), (20, 1000, (16, 20, 20)), (64, 60, (16, 22, 22)), (64, 3, (1, 1, 1)), (2, 6, (2, 2, 2))],
 )
 def test_the_budget_is_cut_evenly(per_layer, total, want):
-    assert quotas([16, 100, 30], per_layer, total) == want
+    assert quotas([16, 100, 30], per_layer, total, [0, 0, 0]) == want
 
 
-def test_a_budget_without_a_channel_for_each_layer_is_refused():
-    with pytest.raises(ConfigError, match=r"patches\.total: expected at least one channel for each of 3 layers, got 2"):
-        quotas([16, 100, 30], 64, 2)
+@pytest.mark.parametrize(
+    ("asked", "total", "want"),
+    [
+        ([0] * 7, 2, (0, 1, 0, 0, 0, 1, 0)),
+        ([0] * 7, 1, (0, 0, 0, 1, 0, 0, 0)),
+        ([0] * 7, 6, (1, 1, 1, 0, 1, 1, 1)),
+        ([0, 0, 0, 0, 0, 0, 2], 2, (0, 0, 0, 0, 0, 0, 2)),
+        ([0, 0, 0, 0, 0, 0, 2], 4, (0, 1, 0, 0, 1, 0, 2)),
+        ([3, 0, 0, 0, 0, 0, 2], 1, (0, 0, 0, 0, 0, 0, 1)),
+        ([3, 0, 0, 0, 0, 0, 2], 3, (1, 0, 0, 1, 0, 0, 1)),
+        ([9, 0, 0, 0, 0, 0, 0], 13, (6, 1, 1, 1, 1, 1, 1)),
+        ([9, 0, 0, 0, 0, 0, 0], 20, (6, 2, 2, 2, 2, 2, 2)),
+    ],
+)
+def test_a_small_budget_serves_what_is_asked_for_then_layers_all_over_the_depth(asked, total, want):
+    found = quotas([8] * 7, 6, total, asked)
+    assert found == want
+    assert sum(found) <= total
+
+
+@pytest.mark.parametrize("layers", [1, 2, 5, 49])
+def test_a_budget_below_the_number_of_layers_is_spent_to_the_last_and_evenly(layers):
+    for total in range(1, layers):
+        found = quotas([3] * layers, 64, total, [0] * layers)
+        at = np.flatnonzero(found)
+        assert (max(found), sum(found)) == (1, total)
+        middles = (np.arange(total) + 0.5) * layers / total - 0.5
+        assert np.abs(at - middles).max() <= 0.5
 
 
 def test_channels_are_asked_for_by_name():

@@ -249,6 +249,21 @@ def test_a_channel_that_never_fired_has_no_patch_and_is_named():
     assert "patches/never-excited" not in codes_of(plain)
 
 
+def test_a_budget_below_the_number_of_layers_names_those_without():
+    _, _, _, stored = done = world(conv_net(), CONV_FIELDS)
+    summary = run(Patches(total=1, rank=2, always=("relu2:1,3",)), *done)
+    assert stored["patches/relu2/channel"].tolist() == [1]
+    assert not [path for path in stored.arrays if path.startswith("patches/relu1/crop")]
+    assert "patches/relu1/chance" in stored.arrays
+    found = codes_of(summary)
+    assert "Without patches: relu1." in found["patches/layers-left-out"].detail
+    assert summary.notes["layers_left_out"] == ["relu1"]
+    assert found["patches/asked-left-out"].channels == (3,)
+    assert [row["shown"] for row in summary.notes["layers"]] == [[], [1]]
+    plain = codes_of(run(Patches(total=2, rank=2), *world(conv_net(), CONV_FIELDS)))
+    assert not {"patches/layers-left-out", "patches/asked-left-out"} & set(plain)
+
+
 def test_a_field_that_is_too_small_is_found_out():
     wrong = CONV_FIELDS | {"relu2": [group([6, 6], [2, 2], [2.5, 1.5])]}
     summary = run(Patches(), *world(conv_net(), wrong))
