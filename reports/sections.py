@@ -23,6 +23,7 @@ from .views import provenance, verdicts
 ORDER = (
     "predictions",
     "confusion",
+    "mixing",
     "attributions",
     "faithfulness",
     "gaze",
