@@ -81,7 +81,9 @@ def view(material: Material, album: Album) -> EmbeddingsView:
     """Gather what the section shows."""
     maps, over, places, layers = [], [], {}, set()
     for leaf in material.leaves("embeddings"):
-        if material.has(leaf) and f"{leaf}/coordinate" in material.store.arrays(leaf):
+        # A method that left all images out says so in its notes, which the section shows.
+        told = material.has(leaf) and not material.notes(leaf).get("left_out")
+        if told and f"{leaf}/coordinate" in material.store.arrays(leaf):
             drawn, place = _map(material, leaf)
             layer = material.notes(leaf).get("layer")
             if layer in layers:  # classes lie in feature space, the same for every map of it

@@ -25,14 +25,16 @@ DIVERGENCE = ArraySpec(
     ("map",),
     "float32",
     "nat",
-    "Kullback-Leibler divergence between the neighborhoods of the features and of the map; one number.",
+    "Kullback-Leibler divergence between the neighborhoods of the features and of the map; NaN where no map was made.",
 )
 # Neighbors that an image's neighborhood is told by, in perplexities.
 _REACH = 3
+# The perplexity where nobody names one, and the least that is advised (maaten2008).
+_USUAL, _LEAST = 30.0, 5.0
 # Images whose neighbors are looked up at once.
 _QUERIES = 2048
 # From here on repulsion is interpolated on a grid (linderman2019) instead of summed over a tree.
-_INTERPOLATED = 10_000
+_INTERPOLATED = 5_000
 # Steps in which neighbors attract each other more strongly.
 _EARLY = 250
 
@@ -48,7 +50,8 @@ class TSNE(Method):
     layer
         Selector of the one layer whose stored features are embedded.
     perplexity
-        About how many neighbors each image keeps near.
+        About how many neighbors each image keeps near. None stands for 30, or for a third of the other images where
+        there are too few for that; where that is below 5, no map is made, and the notes say so.
     directions
         Principal components that the features are first reduced to.
     sample
@@ -58,7 +61,7 @@ class TSNE(Method):
     """
 
     layer: str = "penultimate"
-    perplexity: float = 30.0
+    perplexity: float | None = None
     directions: int = 50
     sample: int = 20_000
     iterations: int = 500
@@ -69,7 +72,7 @@ class TSNE(Method):
     def __post_init__(self) -> None:
         for name, value, least in (("perplexity", self.perplexity, 1), ("directions", self.directions, 2),
                                    ("sample", self.sample, 4), ("iterations", self.iterations, 1)):  # fmt: skip
-            if not value >= least:
+            if value is not None and not value >= least:
                 raise ConfigError(f"embeddings.methods.tsne.{name}: expected {least} or more, got {value}")
 
     def writes(self, feature: int) -> tuple[SizedArray, ...]:
@@ -83,26 +86,40 @@ class TSNE(Method):
         Raises
         ------
         ConfigError
-            When there are fewer images than the perplexity needs, or all features are the same.
+            When there are fewer images than the perplexity that was asked for needs, or all features are the same.
         """
         chosen = drawn(rows, self.sample, seed, path)
-        self._enough(len(chosen), path)
+        perplexity = self._suited(len(chosen), path)
+        if perplexity is None:
+            nowhere = np.full((len(rows), self.components), np.nan)
+            return Embedded(nowhere, {"divergence": np.full(1, np.nan, np.float32)})
         reduced = condensed(chosen, self.directions, seed, path)
-        place, divergence = tsne(reduced, self.perplexity, self.iterations, seed)
+        place, divergence = tsne(reduced, perplexity, self.iterations, seed)
         return Embedded(on_all(rows, chosen, place), {"divergence": np.array([divergence], np.float32)})
 
     def describe(self, arrays: Mapping[str, Any], n: int, path: str) -> Summary:
         """What was asked, what was sampled, and how well the map holds the neighborhoods."""
+        held = min(n, self.sample)
+        perplexity = self._suited(held, path)
+        if perplexity is None:
+            reason = (
+                f"no map of {held} images: their perplexity would be below {_LEAST:g}, the least that is advised; "
+                f"give it {_fewest(_LEAST)} images or more, or name a perplexity"
+            )
+            return Summary(notes={"left_out": reason, "not_applicable": {f"{path}_divergence": reason}})
         told = (
             "Kullback-Leibler divergence, in nats, between the neighborhoods in feature space and in the map, "
-            f"perplexity {self.perplexity:g}; it compares runs on the same images alone."
+            f"perplexity {perplexity:.4g}; it compares runs on the same images alone."
         )
         value = float(arrays["divergence"][0])
-        held = min(n, self.sample)
         measured = Measurement(f"{path}_divergence", value, "nat", "lower", held, f"{path}/divergence", told)
-        return Summary(measurements=(measured,), notes=sampled_note(n, self.sample))
+        return Summary(measurements=(measured,), notes=sampled_note(n, self.sample) | {"perplexity": perplexity})
 
-    def _enough(self, n: int, path: str) -> None:
+    def _suited(self, n: int, path: str) -> float | None:
+        """The perplexity for so many images; None where none is advised."""
+        if self.perplexity is None:
+            most = min(_USUAL, (n - 1) / _REACH)
+            return most if most >= _LEAST else None
         if n <= _REACH * self.perplexity:
             most = (n - 1) / _REACH
             advice = f"set perplexity to {most:.4g} or less" if most >= 1 else "give it 4 images or more"
@@ -110,6 +127,11 @@ class TSNE(Method):
                 f"{path}: a perplexity of {self.perplexity:g} needs more than {_REACH * self.perplexity:g} usable "
                 f"images, got {n}; {advice}"
             )
+        return self.perplexity
+
+
+def _fewest(perplexity: float) -> int:
+    return int(_REACH * perplexity) + 1
 
 
 def tsne(
@@ -125,7 +147,7 @@ def tsne(
     features
         Principal coordinates, strongest first, at least two.
     perplexity
-        Fewer than a third of the images.
+        At most a third of the other images.
     iterations
         Steps without exaggeration.
     seed

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -102,6 +103,14 @@ def test_a_small_budget_shows_fewer_and_none_where_none_fit(make, config):
     assert counts[0] == 898
     assert counts[1] < 898
     assert "one by one" not in section_of(build_report(store, config, ReportOptions({"embeddings": 40})))
+
+
+def test_a_map_that_was_not_made_is_told_and_not_drawn(edited, store, config):
+    leaf = "embeddings/pca"
+    told = replace(store.summary(leaf), notes={"left_out": "no map of 7 images: too few"})
+    drawn = section_of(build_report(edited(summaries=store.summaries | {leaf: told}), config))
+    assert "no map of 7 images: too few" in drawn
+    assert "<h3>embeddings/pca" not in drawn
 
 
 def test_classes_that_reach_into_each_other_come_first(edited, store, config):

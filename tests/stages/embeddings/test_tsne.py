@@ -155,6 +155,26 @@ def test_too_few_images_name_the_perplexity_that_would_do():
             run(features[:n], TSNE(perplexity=30))
 
 
+@pytest.mark.parametrize(("n", "perplexity"), [(16, 5.0), (22, 7.0), (90, 89 / 3), (91, 30.0), (120, 30.0)])
+def test_a_perplexity_that_nobody_named_suits_the_images(n, perplexity):
+    summary, place = run(groups(n)[0], TSNE(iterations=2))
+    assert summary.notes["perplexity"] == pytest.approx(perplexity)
+    assert np.isfinite(place).all()
+    assert f"perplexity {perplexity:.4g};" in summary.measurements[0].meaning
+
+
+@pytest.mark.parametrize("n", [1, 2, 15])
+def test_too_few_images_for_a_perplexity_that_nobody_named_are_told_and_have_no_place(n):
+    summary, place = run(groups(n)[0], TSNE())
+    assert np.isnan(place).all()
+    assert "embeddings/tsne_divergence" not in values_of(summary)
+    assert f"no map of {n} images" in summary.notes["left_out"]
+    assert "16 images or more" in summary.notes["left_out"]
+    assert summary.notes["not_applicable"] == {"embeddings/tsne_divergence": summary.notes["left_out"]}
+    sampled = run(groups(60)[0], TSNE(sample=12))[0]
+    assert "no map of 12 images" in sampled.notes["left_out"]
+
+
 def test_equal_features_are_an_error():
     with pytest.raises(ConfigError, match="are the same"):
         run(np.full((40, 5), 0.1, np.float32), TSNE(perplexity=5))
