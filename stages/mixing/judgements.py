@@ -78,7 +78,7 @@ def definitions(compared: Mapping[str, Any], min_support: int, level: float) -> 
         "drawn from all labelled images. 1: as many as by chance.",
         "stands out": "A signal stands out where more of the pair's images are confused (lie nearer, have such "
         "neighbors) than the share of all other pairs together explains, and than one image explains: exact binomial "
-        f"test, at most {level:.0%} false ones among those named (Benjamini-Hochberg).",
+        f"test, at most {100 * level:g} % false ones among those named (Benjamini-Hochberg).",
         "verdicts": "Head problem: confusion stands out, and more images are confused by the head alone than by the "
         "centroids alone (sign test). Representation problem: confusion stands out, and so does a signal from inside. "
         "Close: only a signal from inside stands out. Apart: none does. Inconclusive: only confusion stands out and "
@@ -86,6 +86,12 @@ def definitions(compared: Mapping[str, Any], min_support: int, level: float) -> 
         "agreement": "Spearman's rank correlation over pairs; the interval leaves out classes in turn with all of "
         f"their pairs (none for fewer than {FEWEST} classes).",
     }
+
+
+def largest(found: Judged) -> list[float]:
+    """Largest finite value of each signal over all pairs; 0 where there is none."""
+    value = found.evidence.value
+    return np.where(np.isfinite(value), value, 0).max(axis=0, initial=0).tolist()
 
 
 def pair_rows(

@@ -15,7 +15,7 @@ from ..specs import ArraySpec, Finding, SizedArray, Summary
 from .agreement import agreements
 from .examples import nearest_images, taken_images
 from .findings import Told, findings
-from .judgements import definitions, measurements, pair_rows, unmeasured
+from .judgements import definitions, largest, measurements, pair_rows, unmeasured
 from .links import Links, links
 from .pairs import Judged, evidence, judged
 from .separation import Separation, Table, separation
@@ -169,7 +169,7 @@ class Mixing(SoleLeaf):
         agreed, chance = agreements(found.evidence), _at_chance(subject, seen.predicted)
         told = Told(found, first, agreed, subject.class_names, near, taken, self.min_support, chance)
         left_out = int(((np.asarray(stored["predictions/status"][:]) == 0) & ~usable).sum())
-        notes = self._notes(told, seen, compared) | {"left_out": left_out, "stored": subject.n_class <= MOST}
+        notes = self._notes(told, seen, compared) | {"images_left_out": left_out, "stored": subject.n_class <= MOST}
         return Summary(arrays, measurements(found, agreed), findings(told), notes)
 
     def _seen(self, subject: Subject, stored: Stored, usable: np.ndarray) -> _Seen:
@@ -201,8 +201,9 @@ class Mixing(SoleLeaf):
             "layer": compared["layer"],
             "metric": compared["metric"],
             "k": compared["k"],
-            "n_pair": len(told.found.evidence),
-            "judged": int(told.found.evidence.enough.sum()),
+            "pairs_of_classes": len(told.found.evidence),
+            "pairs_judged": int(told.found.evidence.enough.sum()),
+            "largest": largest(told.found),
             "rows": pair_rows(told.found, told.first, seen.matrix, seen.inside, seen.near),
             "agreement": [vars(one) | {"value": None if np.isnan(one.value) else one.value} for one in told.agreed],
             "definitions": definitions(compared, self.min_support, self.level),

@@ -33,6 +33,7 @@ SMALLER = (
     "weights.simulations=99",
     "neighbors.k=4",
     "confusion.min_support=1",
+    "mixing.min_support=2",
     "patches.channels=2",
     "patches.rank=3",
     "receptive_fields.most=2",
