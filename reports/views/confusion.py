@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ...stages.confusion.matrix import mistakes
+from ...stages.numerics.statistics import shares
 from .. import rasters
 from ..album import Album, Gallery
 from ..material import Material
@@ -20,6 +22,7 @@ QUESTION = "Which classes are taken for which?"
 _TABLE_CLASSES = 24
 _PAIRS, _EXAMPLES = 5, 6
 _LEVELS = 5
+_PICTURED = "Confusion matrix of {n} classes: one row per label, one column per prediction"
 
 
 @dataclass(frozen=True)
@@ -160,10 +163,6 @@ def view(material: Material, album: Album) -> ConfusionView:
     small = len(names) <= _TABLE_CLASSES
     notes = material.notes("confusion")
     order = np.arange(len(names)) if small else _order(material, len(names))
-    picture = (
-        "" if small else rasters.data_uri("image/png", rasters.encode_matrix(_shares(matrix[np.ix_(order, order)])))
-    )
-    picture = picture if album.spend("confusion", len(picture)) else ""
     shown = order if small else _block(notes, order)
     classes = _classes(notes)
     pairs, hidden = _pairs(material, album, matrix)
@@ -171,10 +170,8 @@ def view(material: Material, album: Album) -> ConfusionView:
         class_names=tuple(names[at] for at in shown),
         rows=_table(matrix, names, shown),
         inside="" if small else _inside(matrix, shown),
-        picture=picture,
-        picture_alt=""
-        if small
-        else f"Confusion matrix of {len(names)} classes: one row per label, one column per prediction",
+        picture="" if small else _picture(album, matrix[np.ix_(order, order)]),
+        picture_alt="" if small else _PICTURED.format(n=len(names)),
         classes=tuple(classes[: material.limits.rows]),
         classes_hidden=max(0, len(classes) - material.limits.rows),
         never=tuple(names[at] for at in notes.get("never_predicted", ())),
@@ -189,9 +186,10 @@ def view(material: Material, album: Album) -> ConfusionView:
     )
 
 
-def _shares(matrix: np.ndarray) -> np.ndarray:
-    total = matrix.sum(axis=1, keepdims=True).astype(float)
-    return np.divide(matrix, total, out=np.full(matrix.shape, np.nan), where=total > 0)
+def _picture(album: Album, matrix: np.ndarray) -> str:
+    """All classes, one pixel a cell: the share of the label's images; empty where the budget has no room."""
+    drawn = rasters.data_uri("image/png", rasters.encode_matrix(shares(matrix, matrix.sum(axis=1, keepdims=True))))
+    return drawn if album.spend("confusion", len(drawn)) else ""
 
 
 def _order(material: Material, n: int) -> np.ndarray:
@@ -202,8 +200,8 @@ def _order(material: Material, n: int) -> np.ndarray:
 
 
 def _block(notes: Mapping[str, Any], order: np.ndarray) -> np.ndarray:
-    start = int(notes.get("block", 0))
-    return order[start : start + min(_TABLE_CLASSES, int(notes.get("block_size", _TABLE_CLASSES)))]
+    block = {"start": 0, "size": _TABLE_CLASSES} | notes.get("block", {})
+    return order[block["start"] : block["start"] + min(_TABLE_CLASSES, block["size"])]
 
 
 def _inside(matrix: np.ndarray, shown: np.ndarray) -> str:
@@ -215,9 +213,7 @@ def _inside(matrix: np.ndarray, shown: np.ndarray) -> str:
 
 def _table(matrix: np.ndarray, names: tuple[str, ...], shown: np.ndarray) -> tuple[MatrixRow, ...]:
     totals, matrix = matrix.sum(axis=1)[shown], matrix[np.ix_(shown, shown)]
-    wrong = matrix.copy()
-    np.fill_diagonal(wrong, 0)
-    peak = max(_LEVELS, int(wrong.max(initial=0)))
+    peak = max(_LEVELS, int(mistakes(matrix).max(initial=0)))
     rows = []
     for label, name in enumerate(names[at] for at in shown):
         cells = tuple(

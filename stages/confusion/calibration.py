@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ..errors import StageError
+from ..numerics.statistics import shares
 
 
 @dataclass(frozen=True)
@@ -96,4 +97,4 @@ def _means(
     place: Int[np.ndarray, " image"], value: Float[np.ndarray, " image"], count: Int[np.ndarray, " bin"]
 ) -> Float[np.ndarray, " bin"]:
     total = np.bincount(place, weights=value, minlength=len(count))
-    return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
+    return shares(total, count)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from ..numerics.statistics import wilson
+from ..numerics.statistics import shares, wilson
 from ..specs import ArraySpec, Measurement
 from .matrix import precision, recall
 from .probabilities import Scores
@@ -60,7 +60,7 @@ def per_class(matrix: Int[np.ndarray, "label prediction"]) -> PerClass:
     return PerClass(
         recall=recall(matrix),
         precision=precision(matrix),
-        f1=np.divide(2 * right, both, out=np.full(len(both), np.nan), where=both > 0),
+        f1=shares(2 * right, both),
         recall_bounds=_bounds(right, support),
         precision_bounds=_bounds(right, answered),
         f1_bounds=2 * jaccard / (1 + jaccard),

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
-from ..numerics.statistics import wilson
+from ..numerics.statistics import shares, wilson
 
 
 def confusion_matrix(
@@ -32,12 +32,19 @@ def confusion_matrix(
 
 def recall(matrix: Int[np.ndarray, "label prediction"]) -> Float[np.ndarray, " label"]:
     """Share of each label's images that were answered right; NaN for a label without images."""
-    return _share(np.diagonal(matrix), matrix.sum(axis=1))
+    return shares(np.diagonal(matrix), matrix.sum(axis=1))
 
 
 def precision(matrix: Int[np.ndarray, "label prediction"]) -> Float[np.ndarray, " prediction"]:
     """Share of each answer that was right; NaN for a class that was never answered."""
-    return _share(np.diagonal(matrix), matrix.sum(axis=0))
+    return shares(np.diagonal(matrix), matrix.sum(axis=0))
+
+
+def mistakes(matrix: Int[np.ndarray, "label prediction"]) -> Int[np.ndarray, "label prediction"]:
+    """The wrong answers alone: the same counts with nothing on the diagonal."""
+    wrong = matrix.copy()
+    np.fill_diagonal(wrong, 0)
+    return wrong
 
 
 def confused_pairs(matrix: Int[np.ndarray, "label prediction"], limit: int) -> Int[np.ndarray, "pair side"]:
@@ -55,8 +62,7 @@ def confused_pairs(matrix: Int[np.ndarray, "label prediction"], limit: int) -> I
     ndarray
         Pairs by falling count; ties by label, then by prediction. Pairs that never occur are left out.
     """
-    wrong = matrix.copy()
-    np.fill_diagonal(wrong, 0)
+    wrong = mistakes(matrix)
     order = np.argsort(-wrong, axis=None, kind="stable")
     order = order[wrong.flat[order] > 0][:limit]
     return np.stack(np.unravel_index(order, matrix.shape), axis=1).astype(np.int32)
@@ -117,7 +123,3 @@ def renamed_labels(matrix: Int[np.ndarray, "label prediction"], answer: Int[np.n
     while any(given not in moved for given in moved.values()):
         moved = {label: given for label, given in moved.items() if given in moved}
     return tuple(moved)
-
-
-def _share(part: Int[np.ndarray, " n"], whole: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)

@@ -7,6 +7,9 @@ from jaxtyping import Float, Int
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
+from ..numerics.statistics import shares
+from .matrix import mistakes
+
 #: Up to so many classes the leaves of the tree are turned until neighbours are as close as can be; it is slow beyond.
 OPTIMAL = 200
 
@@ -39,8 +42,7 @@ def clustered(matrix: Int[np.ndarray, "label prediction"]) -> Int[np.ndarray, " 
 
 def densest(matrix: Int[np.ndarray, "label prediction"], order: Int[np.ndarray, " place"], size: int) -> int:
     """Where in an order the `size` neighbours begin that hold most errors among themselves; of equal ones the first."""
-    wrong = matrix[np.ix_(order, order)].astype(np.int64)
-    np.fill_diagonal(wrong, 0)
+    wrong = mistakes(matrix[np.ix_(order, order)].astype(np.int64))
     size = min(size, len(order))
     total = np.pad(wrong.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
     start = np.arange(len(order) - size + 1)
@@ -50,7 +52,5 @@ def densest(matrix: Int[np.ndarray, "label prediction"], order: Int[np.ndarray, 
 
 
 def _closeness(matrix: Int[np.ndarray, "label prediction"]) -> Float[np.ndarray, "class other"]:
-    support = matrix.sum(axis=1, keepdims=True).astype(np.float64)
-    share = np.divide(matrix, support, out=np.zeros(matrix.shape), where=support > 0)
-    np.fill_diagonal(share, 0)
+    share = np.nan_to_num(shares(mistakes(matrix), matrix.sum(axis=1, keepdims=True)))
     return share + share.T

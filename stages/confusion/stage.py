@@ -153,8 +153,8 @@ class Confusion(SoleLeaf):
         arrays |= vars(per_class(counted.matrix)) | {"covered": found.curve.covered, "risk": found.curve.risk}
         scores = found.trust.scores
         arrays |= {"rank_count": scores.rank_count, "classwise_error": scores.classwise}
-        told = self._noted(found) | {"block": densest(counted.matrix, arrays["order"], self.block)}
-        return Summary(arrays, self._measured(found), self._told(found), told | {"block_size": self.block})
+        block = {"start": densest(counted.matrix, arrays["order"], self.block), "size": self.block}
+        return Summary(arrays, self._measured(found), self._told(found), self._noted(found) | {"block": block})
 
     def _found(self, counted: Counted, subject: Subject, stored: Stored) -> _Found:
         predicted = np.asarray(stored["predictions/predicted"][:])

@@ -144,47 +144,50 @@ def _gathered(judged: Judged, chosen: Int[np.ndarray, " chosen"]) -> Float[np.nd
 
 def measurements(found: Trust) -> tuple[Measurement, ...]:
     """Calibration error with other numbers of bins and per class, proper scores, and the temperature."""
-    n = len(found.scores.right)
+    return (*_errors(found), *_proper(found.scores), *_temperatures(found))
 
-    def told(name: str, value: float, unit: str, path: str, meaning: str) -> Measurement:
-        direction = "neither" if name == "temperature" else "lower"
-        return Measurement(f"confusion/{name}", value, unit, direction, n, f"predictions/{path}", meaning)
 
-    others = [
-        told(f"ece_{bins}", error, "1", "confidence", f"Expected calibration error with {bins} {_EDGES}.")
+def _errors(found: Trust) -> tuple[Measurement, ...]:
+    n, classwise = len(found.scores.right), float(found.scores.classwise.mean())
+    others = (
+        Measurement(
+            f"confusion/ece_{bins}", error, "1", "lower", n, "predictions/confidence",
+            f"Expected calibration error with {bins} {_EDGES}.",
+        )
         for bins, error in found.errors.items()
         if bins != found.bins
-    ]
-    mended, halves = found.mended, "each half of the images divided by the temperature fitted on the other half"
-    value = math.nan if mended.value is None else mended.value
+    )  # fmt: skip
+    told = (
+        "Mean over classes of the calibration error of that class's probability over all images, "
+        f"{found.bins} {_EDGES}."
+    )
+    return (*others, Measurement("confusion/classwise_ece", classwise, "1", "lower", n, "predictions/logit", told))
+
+
+def _proper(scored: Scores) -> tuple[Measurement, ...]:
+    n, path = len(scored.right), "predictions/logit"
+    likelihood = "Mean negative natural logarithm of the label's probability."
+    squares = "Mean over images of the sum over classes of (probability - [is the label])^2; 0 to 2."
     return (
-        *others,
-        told(
-            "classwise_ece",
-            float(found.scores.classwise.mean()),
-            "1",
-            "logit",
-            "Mean over classes of the calibration error of that class's probability over all images, "
-            f"{found.bins} {_EDGES}.",
-        ),
-        told("nll", found.scores.nll, "nat", "logit", "Mean negative natural logarithm of the label's probability."),
-        told(
-            "brier",
-            found.scores.brier,
-            "1",
-            "logit",
-            "Mean over images of the sum over classes of (probability - [is the label])^2; 0 to 2.",
-        ),
-        told(
-            "temperature",
-            value,
-            "1",
-            "logit",
-            f"Divisor of the logits that makes the labels likeliest, sought in {LOWEST} to {HIGHEST:g}; fitted on "
-            f"{mended.n} of the audited images themselves.",
-        ),
-        told("ece_scaled", mended.error, "1", "logit", f"Calibration error, {found.bins} {_EDGES}; {halves}."),
-        told("nll_scaled", mended.nll, "nat", "logit", f"Negative log-likelihood; {halves}."),
+        Measurement("confusion/nll", scored.nll, "nat", "lower", n, path, likelihood),
+        Measurement("confusion/brier", scored.brier, "1", "lower", n, path, squares),
+    )
+
+
+def _temperatures(found: Trust) -> tuple[Measurement, ...]:
+    """The divisor, and what is left of error and likelihood once it is applied."""
+    n, path, mended = len(found.scores.right), "predictions/logit", found.mended
+    value = math.nan if mended.value is None else mended.value
+    sought = (
+        f"Divisor of the logits that makes the labels likeliest, sought in {LOWEST} to {HIGHEST:g}; fitted on "
+        f"{mended.n} of the audited images themselves."
+    )
+    halves = "each half of the images divided by the temperature fitted on the other half"
+    error, likelihood = f"Calibration error, {found.bins} {_EDGES}; {halves}.", f"Negative log-likelihood; {halves}."
+    return (
+        Measurement("confusion/temperature", value, "1", "neither", n, path, sought),
+        Measurement("confusion/ece_scaled", mended.error, "1", "lower", n, path, error),
+        Measurement("confusion/nll_scaled", mended.nll, "nat", "lower", n, path, likelihood),
     )
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from statistics import NormalDist
 
+import numpy as np
+from jaxtyping import Float, Shaped
+
 from ..errors import StageError
 
 
@@ -48,6 +51,11 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     high = 1.0 if successes == n else min(1.0, centre + half)
     return low, high
+
+
+def shares(part: Shaped[np.ndarray, "*n"], whole: Shaped[np.ndarray, "*#n"]) -> Float[np.ndarray, "*n"]:
+    """Each part as a share of its whole; NaN where there is no whole."""
+    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)
 
 
 def rule_of_three(n: int) -> float:

@@ -36,7 +36,7 @@ def many(store, n_class=40, budget=400_000):
     order = np.arange(n_class - 1, -1, -1, dtype=np.int32)
     data = dict(store.data) | {"confusion/matrix": matrix, "confusion/order": order}
     data["confusion/pair"], data["confusion/pair_count"] = np.full((1, 2), -1, np.int32), np.full(1, -1)
-    noted = dict(store.summaries) | {"confusion": Summary(notes={"block": 2, "block_size": 5})}
+    noted = dict(store.summaries) | {"confusion": Summary(notes={"block": {"start": 2, "size": 5}})}
     described = dict(store.described) | {"class_names": [f"c{at}" for at in range(n_class)]}
     material = Material(replace(store, data=data, summaries=noted, described=described), {}, Limits(60, 12))
     return confusion.view(material, Album(material, {"confusion": budget}))

@@ -179,7 +179,8 @@ def test_bad_and_unlabelled_images_are_left_out_and_counted():
     np.testing.assert_array_equal(
         stored["confusion/matrix"], metrics.confusion_matrix(LABEL[keep], ANSWER[keep], labels=range(3))
     )
-    assert (summary.notes["n"], summary.notes["unlabelled"], summary.notes["bad"]) == (7, 2, 3)
+    left_out = [summary.notes[f"images_without_{what}"] for what in ("label", "prediction")]
+    assert [summary.notes["n"], *left_out] == [7, 2, 3]
 
 
 def test_data_without_labels_are_not_applicable():
