@@ -79,11 +79,25 @@ class Ask:
         Layers whose output stays available as ``batch.activation(layer)``.
     gradients
         Derivatives available as ``batch.gradient(target, wrt, rule)``; their layers are kept too.
+    logits
+        Whether ``batch.logits``, and the classes that follow from them, are wanted. Where nobody wants them the forward
+        pass ends at the last layer that is, and every layer has to be one of the subject's, or the input of one.
+
+    Raises
+    ------
+    StageError
+        When a class is to be derived without logits.
     """
 
     observe: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
     gradients: tuple[Gradient, ...] = ()
+    logits: bool = True
+
+    def __post_init__(self) -> None:
+        derived = [gradient.target for gradient in self.gradients if not isinstance(gradient.target, (Unit, Units))]
+        if derived and not self.logits:
+            raise StageError(f"without logits units can be derived, got {derived[0]!r}; ask for the logits too")
 
 
 @dataclass(frozen=True)

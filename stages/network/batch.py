@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from ..contract import Ask, Identity, ReluRule, Subject, Target, Variant
 from ..errors import StageError, did_you_mean
 from ..specs import LayerSpec
-from .forward import Block, Network, Pass, Probe, run_forward, to_device
+from .forward import Block, Network, Pass, run_forward, to_device
 from .twins import forget, twin
 from .variants import altered
+from .visiting import Probe
 
 _AS_IT_IS = Identity()
 
@@ -64,13 +65,19 @@ class Batch:
 
     @property
     def logits(self) -> Tensor:
-        """``(image, class)``, before any softmax, detached."""
-        return self._pass.logits[self._index]
+        """``(image, class)``, before any softmax, detached.
+
+        Raises
+        ------
+        StageError
+            When nobody has asked for them.
+        """
+        return self._pass.answer()[self._index]
 
     @property
     def _index(self) -> slice | Tensor:
         rows = self._rows
-        return rows if isinstance(rows, slice) else torch.from_numpy(rows).to(self._pass.logits.device)
+        return rows if isinstance(rows, slice) else torch.from_numpy(rows).to(self._pass.images.device)
 
     def activation(self, layer: str) -> Tensor:
         """A kept layer's output ``(image, channel, *space)`` as it was computed, before anything overwrote it.
@@ -173,7 +180,10 @@ class Batch:
 
     @property
     def relu_calls(self) -> int:
-        """How many calls of a ReLU the rules have caught in the forward pass; 0 where no rule was asked."""
+        """How many calls of a ReLU the rules have caught in the forward pass; 0 where no rule was asked.
+
+        Without logits, up to where it ended.
+        """
         return 0 if self._pass.rules is None else self._pass.rules.calls
 
     @property
@@ -215,7 +225,7 @@ class Batch:
         if not network.state.edits:
             with torch.inference_mode():
                 return network(images.clone())
-        return self._run(images, np.zeros(len(images), np.int64), Ask()).logits
+        return self._run(images, np.zeros(len(images), np.int64), Ask()).answer()
 
     def again(self, images: Tensor, ask: Ask, autocast: torch.dtype | None = None) -> Batch:
         """Run the network, under the same variant, on other versions of these images.
@@ -296,11 +306,23 @@ class Batch:
         autocast: torch.dtype | None = None,
         network: Network | None = None,
     ) -> Pass:
+        _check_listed(ask, self._subject)
         before, network = self._pass, network or self._network
         network = network if autocast is None else replace(network, autocast=autocast)
         found = run_forward(network, before.block.take(rows), images, before.labels[rows], Probe.union([ask]), _ignore)
         found.origin = (before, rows)
         return found
+
+
+def _check_listed(ask: Ask, subject: Subject) -> None:
+    """Refuse names that do not say which call is meant: a forward pass that ends early does not see the others."""
+    names = {layer.name for layer in subject.layers}
+    for name in () if ask.logits else Probe.union([ask]).wanted:
+        if name not in names and name.removesuffix(".input") not in names:
+            raise StageError(
+                f"layer {name!r}: without logits, expected one of the network's layers, with the call where there are "
+                f"several, as in {name + '#0'!r}{did_you_mean(name, names)}"
+            )
 
 
 def _ignore(_name: str, _value: Tensor) -> None:
@@ -333,6 +355,7 @@ def opened(
     observe
         As `Leaf.observe`.
     """
+    _check_listed(ask, subject)
     images = to_device(block.images, model)
     ids = [subject.image_id[position] for position in block.positions]
     valid = torch.from_numpy(block.valid).to(images.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,17 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..contract import Ask, Gradient, ReluRule, Subject, Target, Unit, Units
+from ..contract import ReluRule, Subject, Target, Unit, Units
 from ..errors import StageError
-from .capture import Place, Seen, locate, named_modules, watch
+from .capture import locate, named_modules, watch
 from .layers import check_logits
 from .rules import ReluRules
 from .stem import DenseStems
 from .targets import target_class, unit_seed, units_seed
 from .variants import Altered
-
-#: Shown ``(layer name, its output)`` while the forward runs.
-Observer = Callable[[str, Tensor], None]
+from .visiting import Enough, Observer, Probe, Visitor
 
 
 @dataclass(frozen=True)
@@ -78,11 +76,11 @@ class Pass:
     labels
         Class position of each image; -1 where it has none.
     logits
-        ``(image, class)``, detached.
+        ``(image, class)``, detached; None where nobody asked for them.
     kept
         Values by layer; they belong to the graph where a gradient is asked.
     graph
-        The logits in the graph; None where no gradient is asked.
+        The logits in the graph; None where no gradient is asked, or no logits.
     asked
         What is to be derived by, for each target and rule.
     source
@@ -100,7 +98,7 @@ class Pass:
     block: Block
     images: Tensor
     labels: np.ndarray
-    logits: Tensor
+    logits: Tensor | None
     kept: dict[str, Tensor]
     graph: Tensor | None = None
     asked: Mapping[tuple[Target, ReluRule], tuple[str, ...]] = field(default_factory=dict)
@@ -116,7 +114,13 @@ class Pass:
         if self.origin is not None:
             first, image = self.origin
             return first.target_class(target)[image]
-        return target_class(target, self.logits, self.labels, self.block.valid)
+        return target_class(target, self.answer(), self.labels, self.block.valid)
+
+    def answer(self) -> Tensor:
+        """The logits; refused where nobody asked for them."""
+        if self.logits is None:
+            raise StageError("the logits were not asked for, and were not computed; ask with Ask(logits=True)")
+        return self.logits
 
     def gradient(self, target: Target, wrt: str, rule: ReluRule) -> Tensor:
         """Derive, once per target and rule, by everything anybody has asked."""
@@ -148,7 +152,7 @@ class Pass:
             seed = unit_seed(value, target) if isinstance(target, Unit) else units_seed(value, target)
             return start, seed * ~_spread(bad, start), bad
         graph = self.graph
-        assert graph is not None, "gradients are asked, so there is a graph"
+        assert graph is not None, "gradients of classes are asked, so there are logits in a graph"
         classes = torch.from_numpy(self.target_class(target)).to(graph.device)
         # A zero row keeps a bad image, or one without a label, out of the sum.
         seed = torch.zeros_like(graph).scatter_(1, classes.clamp(min=0)[:, None], 1.0)
@@ -170,49 +174,6 @@ def _blank(gradient: Tensor, rows: Tensor) -> Tensor:
 
 def _spread(rows: Tensor, like: Tensor) -> Tensor:
     return rows.view(-1, *[1] * (like.ndim - 1))
-
-
-@dataclass(frozen=True)
-class Probe:
-    """Where to look during a forward pass.
-
-    Parameters
-    ----------
-    observe, keep
-        Layer names.
-    gradients
-        Each once, in a fixed order.
-    """
-
-    observe: frozenset[str]
-    keep: frozenset[str]
-    gradients: tuple[Gradient, ...]
-
-    @classmethod
-    def union(cls, asks: Collection[Ask]) -> Probe:
-        """Everything that anybody asks."""
-        return cls(
-            frozenset(name for ask in asks for name in ask.observe),
-            frozenset(name for ask in asks for name in ask.keep),
-            tuple(dict.fromkeys(gradient for ask in asks for gradient in ask.gradients)),
-        )
-
-    @property
-    def asked(self) -> dict[tuple[Target, ReluRule], tuple[str, ...]]:
-        """What to derive by, for each target and rule."""
-        ways: dict[tuple[Target, ReluRule], None] = dict.fromkeys((g.target, g.rule) for g in self.gradients)
-        return {way: tuple(g.wrt for g in self.gradients if (g.target, g.rule) == way) for way in ways}
-
-    @property
-    def derived(self) -> frozenset[str]:
-        """Layers to derive, or to derive by."""
-        units = {gradient.target.layer for gradient in self.gradients if isinstance(gradient.target, (Unit, Units))}
-        return (frozenset(gradient.wrt for gradient in self.gradients) | units) - {"input"}
-
-    @property
-    def ruled(self) -> bool:
-        """Whether some gradient passes ReLUs in another way than the derivative does."""
-        return any(gradient.rule != "plain" for gradient in self.gradients)
 
 
 @dataclass(frozen=True)
@@ -269,13 +230,11 @@ def run_forward(
         When the output is not ``(image, class)``.
     """
     state = network.state
-    names = probe.observe | probe.keep | probe.derived | set(state.edits)
     modules = named_modules(network.model)
-    places = {locate(name, modules): name for name in names}
+    places = {locate(name, modules): name for name in probe.wanted | set(state.edits)}
     source, rules = images, ReluRules() if probe.ruled else None
-    visitor = _Visitor(places, probe, state, observer if rules is None else rules.unseen(observer))
+    visitor = Visitor(places, probe, state, observer if rules is None else rules.unseen(observer), rules)
     replaced = [place for place, name in places.items() if name in state.edits or name in probe.derived]
-    # The model gets a copy, since it may write into its input.
     with torch.enable_grad() if probe.gradients else torch.inference_mode():
         derived = any(gradient.wrt == "input" for gradient in probe.gradients)
         if derived:
@@ -286,59 +245,27 @@ def run_forward(
             rules or nullcontext(),
             watch(network.model, visitor, places, replaced) if places else nullcontext({}) as count,
         ):
-            logits = network(source.clone())
-    _check_calls(places, visitor.shown, count)
+            logits = _answer(network, source, visitor)
+    visitor.check_calls(count)
     if rules is not None and not rules.calls:
         raise StageError(
             "guided backprop and deconvnet: no call of a ReLU was caught, so that they would be the plain gradient; "
             "leave them out for this network"
         )
-    graph = logits if probe.gradients else None
-    return Pass(block, images, labels, logits.detach(), visitor.kept, graph, probe.asked, source, network, rules)
+    graph, told = (logits if probe.gradients else None), (None if logits is None else logits.detach())
+    return Pass(block, images, labels, told, visitor.kept, graph, probe.asked, source, network, rules)
 
 
-def _check_calls(places: Mapping[Place, str], shown: set[str], count: Mapping[tuple[str, str], int]) -> None:
-    for place, name in places.items():
-        calls = count.get((place.module, place.role), 0)
-        if name not in shown:
-            raise StageError(
-                f"layer {name!r} was not computed in this forward pass ({calls} calls); does it depend on the data?"
-            )
-        if calls > 1 and name == place.name(several=False):
-            raise StageError(
-                f"layer {name!r} was computed {calls} times in one forward pass; say which, as in {place.name(True)!r}"
-            )
-
-
-class _Visitor:
-    def __init__(self, places: Mapping[Place, str], probe: Probe, state: Altered, observer: Observer) -> None:
-        self.places, self.probe, self.state, self.observer = places, probe, state, observer
-        self.derived = probe.derived
-        self.kept: dict[str, Tensor] = {}
-        self.shown: set[str] = set()
-
-    def __call__(self, at: Seen) -> Tensor | None:
-        name, value = self.places[at.place], at.value
-        self.shown.add(name)
-        edit = self.state.edits.get(name)
-        if edit is not None:
-            value = edit(value)
-        if name in self.probe.observe:
-            with torch.no_grad():
-                self.observer(name, value.detach())
-        if name in self.derived:
-            return self._derivable(name, value, copied=edit is not None or not at.aliased)
-        if name in self.probe.keep:
-            self.kept[name] = value.detach().clone()
-        return None if edit is None else value
-
-    def _derivable(self, name: str, value: Tensor, copied: bool) -> Tensor:
-        # Nobody but us holds `value` from here on: the model goes on with a copy that it may overwrite.
-        value = value if copied else value.clone()
-        if not value.requires_grad:
-            value = value.detach().requires_grad_()
-        self.kept[name] = value
-        return value.clone()
+def _answer(network: Network, source: Tensor, visitor: Visitor) -> Tensor | None:
+    """The logits; None where nobody wants them, and then no more is computed than is wanted."""
+    if visitor.over():
+        return None
+    try:
+        # The model gets a copy, since it may write into its input.
+        logits = network(source.clone())
+    except Enough:
+        return None
+    return logits if visitor.probe.logits else None
 
 
 def to_device(images: np.ndarray, model: nn.Module, channels_last: bool = False) -> Tensor:

@@ -14,9 +14,10 @@ from ..contract import Ask, Leaf, Observe, Partial, Result, Subject, Task, Varia
 from ..errors import AuditError, ModelError, StageError
 from ..specs import SizedArray
 from .batch import Batch
-from .forward import Block, Network, Pass, Probe, names_of, run_forward, to_device
+from .forward import Block, Network, Pass, names_of, run_forward, to_device
 from .layers import refuse
 from .variants import altered
+from .visiting import Probe
 
 __all__ = ["Block", "Event", "Outcome", "run_tasks"]
 

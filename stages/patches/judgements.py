@@ -124,7 +124,8 @@ def findings(layers: Sequence[Shown], rules: Sequence[str], has_relu: bool, tota
 
 def _not_finite(layer: Shown) -> list[Finding]:
     broken = ~layer.finite
-    odd = [channel for channel, lost in zip(layer.channels, broken.any(axis=(1, 2)), strict=False) if lost]
+    lost = np.asarray(broken.any(axis=(1, 2)))
+    odd = [channel for channel, one in zip(layer.channels, lost, strict=False) if one]
     if not odd:
         return []
     return [
@@ -196,7 +197,7 @@ def notes(layers: Sequence[Shown], rules: Sequence[str], cosine: str, left_out: 
 
 
 def _missed(layer: Shown, total: int) -> list[Finding]:
-    excited = layer.tops.shows.any(1)
+    excited = np.asarray(layer.tops.shows.any(1))
     name, found = layer.tops.layer.name, []
     if silent := tuple(channel for channel in layer.missed if not excited[channel]):
         title = f"{len(silent)} channels of {name} asked for by name were never excited"

@@ -25,8 +25,8 @@ _EXACT = STATUS.index("exact")
 def shown(batch: Batch, found: Sequence[Place], rules: Sequence[ReluRule], subject: Subject, longest: int) -> dict:
     """Cut out and project back every unit whose image is in a batch.
 
-    Each unit has a copy of its image to itself, so that one forward pass, and one backward pass for each rule, serve
-    as many units of a layer as a batch has images.
+    Each unit has a copy of its image to itself, so that one forward pass up to their layer, and one backward pass for
+    each rule, serve as many units of a layer as a batch has images.
 
     Parameters
     ----------
@@ -73,7 +73,8 @@ def _projected(batch: Batch, found: Sequence[Place], at: dict[int, int], rules: 
         return [batch.images.new_zeros((0, *batch.images.shape[1:]))] * len(found)
     part = batch.only(np.array([at[place.image] for place in found]))
     target = Units(found[0].layer, tuple(place.unit for place in found))
-    again = part.again(part.images, Ask(gradients=tuple(Gradient(target, "input", rule) for rule in rules)))
+    asked = tuple(Gradient(target, "input", rule) for rule in rules)
+    again = part.again(part.images, Ask(gradients=asked, logits=False))
     return list(torch.stack([again.gradient(target, "input", rule) for rule in rules], 1).float())
 
 

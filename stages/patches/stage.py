@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ..contract import Partial, ReluRule, Result, SoleLeaf, Stored, Subject, Task
+from ..contract import Ask, Partial, ReluRule, Result, SoleLeaf, Stored, Subject, Task
 from ..errors import ConfigError
 from ..specs import ArraySpec, SizedArray, Summary
 from .choice import by_shard
@@ -135,6 +135,11 @@ class Patches(SoleLeaf):
                 sized += [spec.sized((layer.shape[0],), layer=layer.name) for spec in (CLASS, SHARE, COUNT, CHANCE)]
         stem = first_convolution(subject)
         return (*sized, COSINE.sized((stem.shape[0], self.rank), layer=stem.name))
+
+    def asks(self, subject: Subject) -> Ask:
+        """The images alone; the network is run again on those of them that are needed."""
+        del subject
+        return Ask(logits=False)
 
     def tasks(self, subject: Subject, stored: Stored) -> Sequence[Task]:
         """One for the images of each shard that are needed."""

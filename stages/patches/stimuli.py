@@ -94,7 +94,7 @@ def likeness(batch: Batch, layer: LayerSpec, found: Sequence[Stimulus]) -> dict[
         return {"stem": stem, "cosine": np.full(len(mine), np.nan)}
     rows = np.array(sorted({at[image] for _, _, image in mine}))
     part, fed = batch.only(rows), f"{layer.name}.input"
-    kept = part.again(part.images, Ask(keep=(fed,))).activation(fed)
+    kept = part.again(part.images, Ask(keep=(fed,), logits=False)).activation(fed)
     place_of = {int(row): place for place, row in enumerate(rows)}
     chosen = [place_of[at[image]] for _, _, image in mine]
     return {"stem": stem, "cosine": cosines(conv, weight, kept, chosen, [place for _, place, _ in mine]).numpy()}  # pyright: ignore[reportArgumentType]
