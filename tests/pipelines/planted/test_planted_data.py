@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from markupsafe import escape
+from PIL import Image
 
 from .conftest import DIGITS
 
@@ -65,6 +66,25 @@ def test_the_same_image_under_two_labels_is_told(audited, given):
     assert outcome.gates["conflicting_duplicates"] == "WARN"
     assert outcome.value("neighbors/conflict_count") == 1
     assert "row-000007 = row-000011" in outcome.page
+
+
+@pytest.mark.parametrize("leaks", [0, 2])
+def test_images_in_two_splits_fail_the_gate(leaks, audited, digits, tmp_path):
+    with np.load(digits.data) as stored:
+        images, labels = stored["images"][:120].reshape(120, 32, 32), stored["labels"][:120]
+    images[60 : 60 + leaks], labels[60 : 60 + leaks] = images[:leaks], labels[:leaks]
+    values = np.rint(images / images.max() * 255).astype(np.uint8)
+    rows = ["path,label,split"]
+    for row, (value, label) in enumerate(zip(values, labels, strict=True)):
+        Image.fromarray(value).save(tmp_path / f"{row:03}.png")
+        rows.append(f"{row:03}.png,{label},{'train' if row < 60 else 'test'}")
+    (tmp_path / "images.csv").write_text("\n".join(rows))
+    names = ",".join(f"'{name}'" for name in DIGITS)
+    setting = ("data=manifest", f"data.path={tmp_path / 'images.csv'}", f"data.class_names=[{names}]")
+    outcome = audited(*setting, "data.preprocessing.mode=L", "stages=[neighbors]")
+    assert outcome.value("neighbors/leak_count") == leaks
+    assert outcome.gates["leaks"] == ("FAIL" if leaks else "PASS")
+    assert ("neighbors/leaking-duplicates" in outcome.findings) == bool(leaks)
 
 
 def unlabel(held):
