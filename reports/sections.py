@@ -23,6 +23,7 @@ from .views import provenance, verdicts
 ORDER = (
     "predictions",
     "confusion",
+    "suspects",
     "mixing",
     "attributions",
     "faithfulness",

@@ -17,8 +17,8 @@ from .conftest import SMALL, call, convaudit, digests
 
 #: In an order in which each comes after what it reads.
 CHECKS = (
-    "embeddings", "neighbors", "confusion", "mixing", "filters", "ablation", "faithfulness", "gaze", "feature_maps",
-    "patches",
+    "embeddings", "neighbors", "confusion", "suspects", "mixing", "filters", "ablation", "faithfulness", "gaze",
+    "feature_maps", "patches",
 )  # fmt: skip
 
 

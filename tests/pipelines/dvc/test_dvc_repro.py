@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[3]
 SETTINGS = "data=arrays audit=standard cluster=inprocess data.limit=60 numerics.batch=32 numerics.shard=32"
 SETTINGS += " reference.epochs=2 reference.min_accuracy=0.1"
 CHECKS = {
-    "embeddings", "neighbors", "confusion", "mixing", "filters", "ablation", "faithfulness", "gaze", "feature_maps",
-    "patches",
+    "embeddings", "neighbors", "confusion", "suspects", "mixing", "filters", "ablation", "faithfulness", "gaze",
+    "feature_maps", "patches",
 }  # fmt: skip
 ALL = {"config", "reference", "sweep", "report"} | CHECKS
 
