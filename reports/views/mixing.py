@@ -137,11 +137,11 @@ def _number(text: str, detail: str, rank: float, share: float, loud: bool, bound
 
 
 def _rank(rank: float) -> str:
-    return "" if math.isnan(rank) else figures.number(float(rank))
+    return "" if math.isnan(rank) else figures.short(float(rank))
 
 
 def _percent(share: float | None) -> str:
-    return "not measured" if share is None or math.isnan(share) else f"{100 * share:.1f} %"
+    return "not measured" if share is None or math.isnan(share) else f"{100 * share:.1f}\u00a0%"
 
 
 def _signal(value: float) -> str:
@@ -151,7 +151,7 @@ def _signal(value: float) -> str:
 def _of_answers(row: Mapping[str, Any]) -> str:
     first, second = row["taken"]
     bounds = [None if bound is None else 100 * bound for bound in row["bounds"]]
-    between = "" if None in bounds else f"; 95 %: {bounds[0]:.1f} to {bounds[1]:.1f}"
+    between = "" if None in bounds else f"; 95\u00a0%: {bounds[0]:.1f} to\u00a0{bounds[1]:.1f}"
     return f"{first:,} + {second:,} of {row['images'][0]:,}{between}"
 
 

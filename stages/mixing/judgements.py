@@ -78,7 +78,8 @@ def definitions(compared: Mapping[str, Any], min_support: int, level: float) -> 
         "drawn from all labelled images. 1: as many as by chance.",
         "stands out": "A signal stands out where more of the pair's images are confused (lie nearer, have such "
         "neighbors) than the share of all other pairs together explains, and than one image explains: exact binomial "
-        f"test, at most {100 * level:g} % false ones among those named (Benjamini-Hochberg).",
+        f"test, at most {100 * level:g} % false ones among those named (Benjamini-Hochberg). Confusion and separation "
+        "do so, too, where they are not proved better than guessing between the two.",
         "verdicts": "Head problem: confusion stands out, and more images are confused by the head alone than by the "
         "centroids alone (sign test). Representation problem: confusion stands out, and so does a signal from inside. "
         "Close: only a signal from inside stands out. Apart: none does. Inconclusive: only confusion stands out and "

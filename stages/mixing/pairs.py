@@ -33,6 +33,9 @@ class Evidence:
         neighbors, the share of links that goes to the other class times the images.
     value
         The signals as they are shown: share of images confused, separation, enrichment of links.
+    chosen
+        Images that confusion, and separation, put into either of the two classes: where guessing would be right half
+        of the time.
     head_only, features_only
         Images that only the head gives to the other class, and that only the centroids do.
     enough
@@ -44,6 +47,7 @@ class Evidence:
     images: Int[np.ndarray, "pair signal"]
     hits: Float[np.ndarray, "pair signal"]
     value: Float[np.ndarray, "pair signal"]
+    chosen: Int[np.ndarray, "pair two"]
     head_only: Float[np.ndarray, " pair"]
     features_only: Float[np.ndarray, " pair"]
     enough: Bool[np.ndarray, " pair"]
@@ -122,7 +126,8 @@ def evidence(
     hits = np.stack([taken.astype(np.float64), crossed, share * images[:, 2]], axis=1)
     enough = (held[one] >= min_support).all(axis=1) & (held[two] >= min_support).all(axis=1)
     enough &= ~np.isnan(value).any(axis=1) & ~np.isnan(hits).any(axis=1)
-    return Evidence(one, two, images, hits, value, taken - joint, crossed - joint, enough)
+    chosen = np.stack([taken + matrix[one, one] + matrix[two, two], images[:, 1]], axis=1)
+    return Evidence(one, two, images, hits, value, chosen, taken - joint, crossed - joint, enough)
 
 
 def judged(found: Evidence, level: float) -> Judged:
@@ -138,8 +143,10 @@ def judged(found: Evidence, level: float) -> Judged:
     Notes
     -----
     A signal stands out where its hits are more than the typical share explains, by an exact binomial test of one side;
-    half hits and parts of an image are rounded down. Whether the head is at fault is a sign test over the images that
-    head and centroids treat differently (mcnemar1947): is it the head alone more often than the centroids alone?
+    half hits and parts of an image are rounded down. Confusion and separation stand out, too, where they are more than
+    one image explains and not proved fewer than by guessing between the two classes: all pairs may be mixed. Whether
+    the head is at fault is a sign test over the images that head and centroids treat differently (mcnemar1947): is it
+    the head alone more often than the centroids alone?
     """
     typical, speaks = _typical(found), np.zeros((len(found), len(SIGNALS)), bool)
     good = np.flatnonzero(found.enough)
@@ -147,6 +154,10 @@ def judged(found: Evidence, level: float) -> Judged:
     for place in range(len(SIGNALS)):
         chance = binom.sf(hits[:, place] - 1, found.images[good, place], typical[good, place])
         speaks[good, place] = _discovered(chance, level)
+    for place in range(found.chosen.shape[1]):
+        images = found.images[good, place]
+        proved = binom.sf(hits[:, place] - 1, images, 1 / images) <= level
+        speaks[good, place] |= proved & (binom.cdf(hits[:, place], found.chosen[good, place], 0.5) > level)
     rank, joint = _ranks(found)
     return Judged(found, typical, speaks, _verdicts(found, speaks, level), rank, joint)
 
