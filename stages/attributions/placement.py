@@ -10,7 +10,8 @@ import numpy as np
 from torch import nn
 
 from ..errors import StageError
-from ..network.geometry import Geometry, map_geometry
+from ..network.fields import LayerField, map_fields
+from ..network.geometry import Geometry, geometry_of
 
 #: By model: place of each layer at an input shape, or why it has none.
 _KNOWN: WeakKeyDictionary[nn.Module, dict[tuple[str, tuple[int, ...]], Geometry | str]] = WeakKeyDictionary()
@@ -19,14 +20,7 @@ _KNOWN: WeakKeyDictionary[nn.Module, dict[tuple[str, tuple[int, ...]], Geometry 
 def place_facts(model: nn.Module, layers: Sequence[str], input_shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     """Strides and centres of layers as small arrays, to be handed on with the maps.
 
-    Parameters
-    ----------
-    model
-        In evaluation mode.
-    layers
-        Layer names.
-    input_shape
-        ``(channel, *space)`` of the network's input.
+    The arguments are those of `convaudit.stages.network.fields.map_fields`.
 
     Returns
     -------
@@ -65,10 +59,19 @@ def _places(model: nn.Module, layers: Sequence[str], input_shape: tuple[int, ...
 
 
 def _worked_out(model: nn.Module, layers: Sequence[str], input_shape: tuple[int, ...]) -> dict[str, Geometry | str]:
+    """Places, or what the network says against them; any other failure may pass, is raised and not remembered."""
     try:
-        return dict(map_geometry(model, layers, input_shape))
+        seen = map_fields(model, layers, input_shape)
     except StageError as error:
         if len(layers) == 1:
             return {layers[0]: str(error)}
-    # One layer without a place must not take it from the others.
-    return {layer: place for one in layers for layer, place in _worked_out(model, [one], input_shape).items()}
+        # One layer that is not computed must not take their places from the others.
+        return {layer: place for one in layers for layer, place in _worked_out(model, [one], input_shape).items()}
+    return {layer: _placed(layer, seen[layer]) for layer in layers}
+
+
+def _placed(layer: str, seen: LayerField) -> Geometry | str:
+    try:
+        return geometry_of(layer, seen)
+    except StageError as error:
+        return str(error)

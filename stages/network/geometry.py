@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import nn
-
 from ..errors import StageError
-from .fields import NOT_FOLLOWED, map_fields
+from .fields import NOT_FOLLOWED, LayerField
 
 
 @dataclass(frozen=True)
@@ -31,26 +28,18 @@ class Geometry:
         return {"stride": list(self.stride), "centre": list(self.centre)}
 
 
-def map_geometry(model: nn.Module, layers: Sequence[str], input_shape: tuple[int, ...]) -> dict[str, Geometry]:
-    """Find where the cells of some layers lie in the image.
+def geometry_of(layer: str, seen: LayerField) -> Geometry:
+    """Where the cells of a layer lie, from what they see.
 
-    Strides and centres of the receptive fields (see `convaudit.stages.network.fields`); where paths meet, theirs have
-    to agree. A value that has been pooled over the whole image and is multiplied back onto a map (squeeze and
-    excitation) does not move the map's cells.
+    Where paths meet, theirs have to agree. A value that has been pooled over the whole image and is multiplied back
+    onto a map (squeeze and excitation) does not move the map's cells.
 
     Parameters
     ----------
-    model
-        In evaluation mode.
-    layers
-        Layer names.
-    input_shape
-        ``(channel, *space)`` of the network's input.
-
-    Returns
-    -------
-    dict
-        Geometry by layer.
+    layer
+        Its name, for the message.
+    seen
+        Found by `convaudit.stages.network.fields.map_fields`.
 
     Raises
     ------
@@ -58,16 +47,13 @@ def map_geometry(model: nn.Module, layers: Sequence[str], input_shape: tuple[int
         When there is no single answer, with the reason: the network cannot be followed, branches disagree, or the
         layer has no spatial axes.
     """
-    found = {}
-    for layer, seen in map_fields(model, layers, input_shape).items():
-        field, place = seen.field, seen.field.placed_at()
-        reason = field.unknown or field.clash
-        if reason is not None and reason.startswith(NOT_FOLLOWED):
-            raise StageError(
-                f"geometry of {', '.join(layers)}: {reason}, so that nobody can say where the cells lie; choose a "
-                "method at input resolution"
-            )
-        if reason is not None or place is None:
-            raise StageError(f"geometry of {layer}: {reason or 'space is pooled away'}; choose another layer")
-        found[layer] = Geometry(*place)
-    return found
+    field, place = seen.field, seen.field.placed_at()
+    reason = field.unknown or field.clash
+    if reason is not None and reason.startswith(NOT_FOLLOWED):
+        raise StageError(
+            f"geometry of {layer}: {reason}, so that nobody can say where the cells lie; choose a method at input "
+            "resolution"
+        )
+    if reason is not None or place is None:
+        raise StageError(f"geometry of {layer}: {reason or 'space is pooled away'}; choose another layer")
+    return Geometry(*place)

@@ -257,17 +257,31 @@ def _pure(func: Any) -> Op:
     return getattr(packet, func._overloadname, None)
 
 
+# PyTorch has no type of its own for it.
+_CPU_MEMORY = "can't allocate memory"
+
+
 def traced_or_reason(
     model: nn.Module, image: Tensor, layers: Collection[str] = (), *, fixed_length: bool = False
 ) -> Graph | str:
-    """`trace_graph`, or in words why the network cannot be traced."""
+    """`trace_graph`, or in words why the network cannot be traced.
+
+    Raises
+    ------
+    StageError
+        When the model has no such layer, or does not compute it.
+    MemoryError
+        When memory ran out, which another time it may not.
+    """
     try:
         return trace_graph(model, image, layers, fixed_length=fixed_length)
     except UntraceableError as error:
         return str(error)
     # Memory that ran out says nothing of the network: whoever cut the batch tries again.
-    except (StageError, torch.OutOfMemoryError):
+    except (StageError, MemoryError, torch.OutOfMemoryError):
         raise
-    # Whatever a network makes of being watched is a reason, and is told.
+    # Whatever else a network makes of being watched is a reason, and is told.
     except Exception as error:
+        if _CPU_MEMORY in str(error):
+            raise MemoryError(str(error)) from error
         return in_words(error)

@@ -5,9 +5,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from convaudit.stages.errors import StageError
-from convaudit.stages.network.geometry import map_geometry
+from convaudit.stages.network.fields import map_fields
+from convaudit.stages.network.geometry import geometry_of
 
 from ...tiny_models import conv_net, residual_net, signal_net
+
+
+def map_geometry(model, layers, shape):
+    return {layer: geometry_of(layer, seen) for layer, seen in map_fields(model, layers, shape).items()}
 
 
 class Branches(nn.Module):
