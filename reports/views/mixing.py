@@ -126,7 +126,7 @@ def _row(material: Material, album: Album, place: int, row: Mapping[str, Any], l
         _number(_signal(value[1]), _of_features(row), rank[1], value[1] / longest[1], "separation" in row["speaks"]),
         _number(_signal(value[2]), _of_links(row), rank[2], value[2] / longest[2], "neighbors" in row["speaks"]),
     )  # fmt: skip
-    joint = _rank(material.row("mixing/joint", place))
+    joint = _rank(float(material.row("mixing/joint", place)))
     return PairRow(names, word if row["enough"] else "too few images", icon, numbers, joint, examples, cut)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.stats import spearmanr, t
+from scipy.stats import rankdata, t
 
 from .pairs import SIGNALS, Evidence, mixedness
 
@@ -82,4 +82,4 @@ def spearman(value: Float[np.ndarray, "pair two"]) -> float:
     """Spearman's rho of two columns; NaN for fewer than three rows, or a column without differences."""
     if len(value) < 3 or (value == value[0]).all(axis=0).any():
         return math.nan
-    return float(spearmanr(value[:, 0], value[:, 1]).statistic)
+    return float(np.corrcoef(rankdata(value, axis=0).T)[0, 1])

@@ -124,8 +124,8 @@ def evidence(
     with np.errstate(invalid="ignore", divide="ignore"):
         value = np.stack([taken / images[:, 0], inside.value[one, two], near.enrichment[one, two]], axis=1)
     hits = np.stack([taken.astype(np.float64), crossed, share * images[:, 2]], axis=1)
-    enough = (held[one] >= min_support).all(axis=1) & (held[two] >= min_support).all(axis=1)
-    enough &= ~np.isnan(value).any(axis=1) & ~np.isnan(hits).any(axis=1)
+    supported = (np.minimum(held[one], held[two]) >= min_support).all(axis=1)
+    enough = np.asarray(supported & ~np.isnan(value).any(axis=1) & ~np.isnan(hits).any(axis=1))
     chosen = np.stack([taken + matrix[one, one] + matrix[two, two], images[:, 1]], axis=1)
     return Evidence(one, two, images, hits, value, chosen, taken - joint, crossed - joint, enough)
 
@@ -172,7 +172,7 @@ def _typical(found: Evidence) -> Float[np.ndarray, "pair signal"]:
 
 
 def _discovered(chance: Float[np.ndarray, " pair"], level: float) -> Bool[np.ndarray, " pair"]:
-    return false_discovery_control(chance) <= level if len(chance) else np.zeros(0, bool)
+    return np.asarray(false_discovery_control(chance) <= level) if len(chance) else np.zeros(0, bool)
 
 
 def _verdicts(found: Evidence, speaks: Bool[np.ndarray, "pair signal"], level: float) -> Int[np.ndarray, " pair"]:
