@@ -48,6 +48,8 @@ class Numerics:
         Element type of weights and images.
     memory_format
         How image tensors lie in memory.
+    convolution
+        ``"direct"``, or ``"winograd"`` for fewer multiplications in 3x3 convolutions, whose results round differently.
     """
 
     batch: int | None = None
@@ -56,6 +58,7 @@ class Numerics:
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["float32"] = "float32"
     memory_format: Literal["channels_last", "contiguous"] = "channels_last"
+    convolution: Literal["direct", "winograd"] = "direct"
 
     def __post_init__(self) -> None:
         for name in ("batch", "threads", "shard"):
@@ -63,6 +66,11 @@ class Numerics:
                 raise ConfigError(f"numerics.{name}: expected at least 1, got {getattr(self, name)}")
         if self.batch is None and self.device == "cuda":
             raise ConfigError("numerics.batch: expected a number for cuda, got null; null reckons with a CPU's caches")
+        if self.convolution == "winograd" and self.device != "cpu":
+            raise ConfigError(
+                f"numerics.convolution: expected direct for {self.device}, got winograd, which is for CPUs alone; "
+                "set numerics.convolution=direct (cuDNN chooses such kernels by itself)"
+            )
         if self.batch and self.shard % self.batch:
             raise ConfigError(f"numerics.shard: expected a multiple of numerics.batch={self.batch}, got {self.shard}")
 

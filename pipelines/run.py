@@ -232,7 +232,14 @@ def _opening(config: Config, session: Session) -> str:
     return (
         f"auditing {subject.n_image:,} images ({shape}, {subject.n_class} classes), "
         f"{len(subject.layers)} layers, batch {subject.batch}, {config.numerics.threads} torch thread(s) a task"
+        f"{_told(session.audited.facts['numerics'])}"
     )
+
+
+def _told(numerics: Mapping[str, Any]) -> str:
+    """Which convolutions are not PyTorch's."""
+    found = numerics.get("winograd")
+    return f", {found['served']} of {found['convolutions']} convolutions by Winograd" if found else ""
 
 
 def _publish_stages(session: Session, plan: Plan, renewed: Sequence[str]) -> None:

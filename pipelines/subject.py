@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 
 from ..stages.contract import Subject
-from ..stages.errors import AuditError, DataError, ImageError, ModelError, in_words
+from ..stages.errors import AuditError, ConfigError, DataError, ImageError, ModelError, in_words
 from ..stages.specs import LayerSpec
 from .config import Config
 from .datasets.regions import REGION_COLUMNS
 from .datasets.source import Index, digest
-from .fingerprint import hashed
+from .fingerprint import Numerics, hashed
 from .models.source import ResolvedModel
 
 _COLUMNS = ("id", "key", "label", "split", "content")
@@ -99,9 +99,31 @@ def examine(config: Config, index: Index, model: ResolvedModel) -> Audited:
             "settings": _data_settings(config),
             "notes": dict(index.notes),
         },
-        "numerics": numerics.key(),
+        "numerics": numerics.key() | _served(numerics, network, images),
     }
     return from_facts(facts, index.table)
+
+
+def _served(numerics: Numerics, network: Any, images: Any) -> dict[str, Any]:
+    """How many convolutions are computed in the way that `numerics.convolution` names, where it names one.
+
+    Raises
+    ------
+    ConfigError
+        When there are none.
+    """
+    from ..stages.network.winograd import census
+
+    if numerics.convolution == "direct":
+        return {}
+    found = census(network, images)
+    if not found["served"]:
+        raise ConfigError(
+            f"numerics.convolution: expected a network with 3x3 convolutions of stride 1 that winograd makes faster, "
+            f"got {found['convolutions']} convolutions, none of this kind and of enough channels and pixels; "
+            "set numerics.convolution=direct"
+        )
+    return {"winograd": found}
 
 
 def _data_settings(config: Config) -> dict[str, Any]:

@@ -144,6 +144,14 @@ def _model(job: Job) -> Any:
 
 
 @lru_cache(maxsize=1)
+def _winograd() -> Any:
+    """One per process, since it keeps what it has made of the weights."""
+    from ..stages.network.winograd import Winograd
+
+    return Winograd()
+
+
+@lru_cache(maxsize=1)
 def _reader(path: str) -> Any:
     job = _job(path)
     assert job.data is not None, "tasks with images come with data"
@@ -179,6 +187,7 @@ def sweep(path: str, positions: range | tuple[int, ...], names: Mapping[str, int
             job.subject,
             device=job.numerics.device,
             channels_last=job.channels_last,
+            winograd=_winograd() if job.numerics.convolution == "winograd" else None,
         )
     errors: dict[str, str] = {}
     events: list[tuple[str, str]] = []

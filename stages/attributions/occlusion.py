@@ -142,7 +142,7 @@ class Occlusion(Method):
         """Show ``(place in the batch, scores of every window)`` of each image that can be used."""
         region, images, covers = self.region(subject), batch.images, self._covers(batch, subject)
         plain = _reason(batch)
-        recomputation = None if plain else Recomputation(batch.model, region)
+        recomputation = None if plain else Recomputation(batch.model, region, winograd=batch.winograd)
         wholly, used = 0, np.flatnonzero(batch.target_class("predicted") >= 0)
         for place in map(int, used):
             image, cover = images[place : place + 1], covers[place : place + 1]

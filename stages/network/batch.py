@@ -18,6 +18,7 @@ from .forward import Block, Network, Pass, run_forward, to_device
 from .twins import forget, twin
 from .variants import altered
 from .visiting import Probe
+from .winograd import Winograd
 
 _AS_IT_IS = Identity()
 
@@ -157,6 +158,11 @@ class Batch:
         """Element type that eligible operations compute in; None for that of the model."""
         return self._network.autocast
 
+    @property
+    def winograd(self) -> Winograd | None:
+        """How convolutions are computed; None for PyTorch's own."""
+        return self._network.winograd
+
     @contextmanager
     def twin(self) -> Iterator[nn.Module]:
         """A copy of the network under its variant, and with its precision, that may be written on.
@@ -172,7 +178,7 @@ class Batch:
         copy = twin(network.model, network.state, self.images)
         precision = torch.autocast(self.images.device.type, network.autocast) if network.autocast else nullcontext()
         try:
-            with torch.enable_grad(), precision:
+            with torch.enable_grad(), precision, network.winograd or nullcontext():
                 yield copy
         except BaseException:
             forget(network.model)
@@ -223,7 +229,7 @@ class Batch:
         """
         network = self._network
         if not network.state.edits:
-            with torch.inference_mode():
+            with network.winograd or nullcontext(), torch.inference_mode():
                 return network(images.clone())
         return self._run(images, np.zeros(len(images), np.int64), Ask()).answer()
 
@@ -337,6 +343,7 @@ def opened(
     ask: Ask,
     variant: Variant = _AS_IT_IS,
     observe: Callable[[LayerSpec, Tensor, Tensor], Any] | None = None,
+    winograd: Winograd | None = None,
 ) -> Iterator[Batch]:
     """Run the network over some images and offer all that a leaf called ``""`` asked; for notebooks and tests.
 
@@ -354,6 +361,8 @@ def opened(
         The model under another condition.
     observe
         As `Leaf.observe`.
+    winograd
+        How convolutions are computed; None for PyTorch's own.
     """
     _check_listed(ask, subject)
     images = to_device(block.images, model)
@@ -366,7 +375,6 @@ def opened(
 
     with altered(model, variant) as state:
         fed = state.disturb(images, ids)
-        forward = run_forward(
-            Network(model, state), block, fed, subject.label[block.positions], Probe.union([ask]), observer
-        )
+        network, labels = Network(model, state, winograd=winograd), subject.label[block.positions]
+        forward = run_forward(network, block, fed, labels, Probe.union([ask]), observer)
         yield Batch(forward, subject, observed=observed)

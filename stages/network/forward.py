@@ -20,6 +20,7 @@ from .stem import DenseStems
 from .targets import target_class, unit_seed, units_seed
 from .variants import Altered
 from .visiting import Enough, Observer, Probe, Visitor
+from .winograd import Winograd
 
 
 @dataclass(frozen=True)
@@ -188,11 +189,14 @@ class Network:
         How to call it under its variant.
     autocast
         Element type that eligible operations compute in; None for that of the model.
+    winograd
+        How convolutions are computed that are not under autocast; None for PyTorch's own.
     """
 
     model: nn.Module
     state: Altered
     autocast: torch.dtype | None = None
+    winograd: Winograd | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
         """Compute the logits."""
@@ -241,6 +245,7 @@ def run_forward(
             source = images.detach().requires_grad_()
         # What is entered first comes last: the rules replace what the one behind them has watched.
         with (
+            network.winograd or nullcontext(),
             DenseStems() if derived else nullcontext(),
             rules or nullcontext(),
             watch(network.model, visitor, places, replaced) if places else nullcontext({}) as count,

@@ -18,6 +18,7 @@ from .forward import Block, Network, Pass, names_of, run_forward, to_device
 from .layers import refuse
 from .variants import altered
 from .visiting import Probe
+from .winograd import Winograd
 
 __all__ = ["Block", "Event", "Outcome", "run_tasks"]
 
@@ -74,6 +75,7 @@ def run_tasks(
     *,
     device: str | torch.device,
     channels_last: bool,
+    winograd: Winograd | None = None,
 ) -> list[Outcome]:
     """Run tasks that look at images.
 
@@ -92,6 +94,8 @@ def run_tasks(
         Where to compute.
     channels_last
         Memory format of images with two spatial axes.
+    winograd
+        How convolutions are computed; None for PyTorch's own.
 
     Returns
     -------
@@ -112,7 +116,7 @@ def run_tasks(
         for variant in dict.fromkeys(run.task.variant for run in runs):
             group = [run for run in runs if run.task.variant == variant and run.wants(block)]
             if group:
-                _Sweep(model, subject, variant, group, limits).block(block, images)
+                _Sweep(model, subject, variant, group, limits, winograd).block(block, images)
     return [run.outcome() for run in runs]
 
 
@@ -226,6 +230,7 @@ class _Sweep:
     variant: Variant
     runs: list[_Run]
     limits: dict[Variant, int]
+    winograd: Winograd | None
 
     def block(self, block: Block, images: Tensor) -> None:
         pieces = [slice(0, len(block.positions))]
@@ -301,7 +306,8 @@ class _Sweep:
         try:
             with altered(self.model, self.variant) as state:
                 fed = state.disturb(images, ids)
-                return run_forward(Network(self.model, state), block, fed, labels, probe, watching)
+                network = Network(self.model, state, winograd=self.winograd)
+                return run_forward(network, block, fed, labels, probe, watching)
         except torch.OutOfMemoryError:
             raise
         except AuditError as error:

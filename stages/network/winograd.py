@@ -9,6 +9,7 @@ an option.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,6 +29,9 @@ _STARTED, _MOVED, _MULTIPLIED, _READ, _READ_DIRECT = 8e6, 1600, 49, 800, 200
 #: Share of the direct convolution's time from which on it is left as it is.
 _WORTH = 0.95
 _PARAMETERS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_CONVOLUTIONS = {
+    torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d
+}  # fmt: skip
 _PLAIN: dict[str, Any] = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 
 
@@ -50,17 +54,8 @@ class Winograd(TorchFunctionMode):
         """Make the call."""
         del types
         kwargs = kwargs or {}
-        if func is not torch.conv2d:
-            return func(*args, **kwargs)
-        given = {**_PLAIN, **dict(zip(_PARAMETERS, args, strict=False)), **kwargs}
-        image, weight, bias = given["input"], given["weight"], given["bias"]
-        padding = padding_of(given["padding"])
-        if padding is None or not served(image, weight, padding, given["stride"], given["dilation"], given["groups"]):
-            return func(*args, **kwargs)
-        derived = torch.is_grad_enabled()
-        if derived and (weight.requires_grad or (bias is not None and bias.requires_grad)):
-            return func(*args, **kwargs)
-        return self.convolve(image, weight, bias, padding)
+        given = _given(args, kwargs) if func is torch.conv2d else None
+        return func(*args, **kwargs) if given is None else self.convolve(*given)
 
     def convolve(self, image: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
         """Convolve, in a way that can be derived by the image, any number of times.
@@ -106,6 +101,52 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         across = (2 - ctx.padding[0], 2 - ctx.padding[1])
         return _Convolution.apply(gradients[0], ctx.kernel, None, across, not ctx.turned), None, None, None, None
+
+
+class _Census(TorchFunctionMode):
+    """Counts calls of convolutions, and those that are served."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.served = self.convolutions = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Count, and make the call."""
+        del types
+        kwargs = kwargs or {}
+        self.convolutions += func in _CONVOLUTIONS
+        self.served += func is torch.conv2d and _given(args, kwargs) is not None
+        return func(*args, **kwargs)
+
+
+def census(call: Callable[[Tensor], Any], images: Tensor) -> dict[str, int]:
+    """How many convolutions of a network are served.
+
+    Parameters
+    ----------
+    call
+        The network, without autocast.
+    images
+        ``(image, channel, height, width)``; how many makes no difference.
+
+    Returns
+    -------
+    dict
+        Calls that are ``served``, of all calls of ``convolutions``.
+    """
+    with _Census() as found, torch.inference_mode():
+        call(images)
+    return {"served": found.served, "convolutions": found.convolutions}
+
+
+def _given(args: Any, kwargs: Any) -> tuple[Tensor, Tensor, Tensor | None, tuple[int, int]] | None:
+    """Image, weight, bias and padding of a call of `torch.conv2d` that is served; None for another one."""
+    given = {**_PLAIN, **dict(zip(_PARAMETERS, args, strict=False)), **kwargs}
+    image, weight, bias, padding = given["input"], given["weight"], given["bias"], padding_of(given["padding"])
+    if padding is None or not served(image, weight, padding, given["stride"], given["dilation"], given["groups"]):
+        return None
+    learning = weight.requires_grad or (bias is not None and bias.requires_grad)
+    return None if learning and torch.is_grad_enabled() else (image, weight, bias, padding)
 
 
 def _laid_out(result: Tensor, image: Tensor, weight: Tensor) -> Tensor:

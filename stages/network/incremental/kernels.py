@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ..graph import Node
 from ..operations import arguments
+from ..tiled import Kernel, convolve
+from ..winograd import padding_of, served
 
 #: oneDNN's convolution with a ReLU behind it and weights laid out beforehand, as PyTorch's own compiler calls it; None
 #: where this PyTorch has none.
@@ -25,17 +27,20 @@ class Convolution:
         The convolution; not a transposed one.
     rectified
         Whether a ReLU follows.
+    tiled
+        Whether it is computed with fewer multiplications where that is faster; see `Winograd`.
     """
 
-    def __init__(self, node: Node, rectified: bool) -> None:
+    def __init__(self, node: Node, rectified: bool, tiled: bool = False) -> None:
         given = arguments(node)
-        self.op, self.rectified = node.op, rectified
+        self.op, self.rectified, self.tiled = node.op, rectified, tiled
         self.weight, self.bias = given["weight"], given["bias"]
         self.stride, self.padding, self.dilation = (
             list(_per_axis(given[name], self.weight.ndim - 2)) for name in ("stride", "padding", "dilation")
         )
         self.groups = given["groups"]
         self.packed: Tensor | None = None
+        self.kernel = Kernel(self.weight)
 
     def __call__(self, piece: Tensor, padded: bool) -> Tensor:
         """Convolve.
@@ -49,6 +54,10 @@ class Convolution:
         """
         none = [0] * len(self.stride)
         padding = self.padding if padded else none
+        around = padding_of(padding) if self.tiled else None
+        if around is not None and served(piece, self.weight, around, self.stride, self.dilation, self.groups):
+            found = convolve(piece, self.kernel.forward, self.bias, around)
+            return found.relu_() if self.rectified else found
         if not self._fusible(piece):
             found = self.op(
                 piece, self.weight, self.bias, self.stride, padding, self.dilation, False, none, self.groups

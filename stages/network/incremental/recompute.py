@@ -8,6 +8,7 @@ operations, sums and concatenations; exact up to rounding.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..graph import Graph, traced_or_reason
+from ..winograd import Winograd
 from .crops import Crop, Ground
 from .fusion import fold_norms, needed
 from .plan import Effort, Plan, batches, estimate, make_plan
@@ -73,10 +75,14 @@ class Recomputation:
         The pieces that are replaced.
     worth
         Share of the estimated time from which on computing pieces does not pay, so that the network is run anew.
+    winograd
+        How convolutions are computed; None for PyTorch's own.
     """
 
-    def __init__(self, model: nn.Module, window: Region, worth: float = WORTH) -> None:
-        self.model, self.window, self.worth = model, window, worth
+    def __init__(
+        self, model: nn.Module, window: Region, worth: float = WORTH, winograd: Winograd | None = None
+    ) -> None:
+        self.model, self.window, self.worth, self.winograd = model, window, worth, winograd
         self.scheme: Scheme | None = None
 
     def logits(
@@ -118,9 +124,10 @@ class Recomputation:
     def _logits(self, graph: Graph, image: Tensor, baseline: Tensor) -> Tensor:
         scheme = self._scheme(graph)
         if not self.pieces:
-            return plain_logits(self.model, image, baseline, self.window)
+            with self.winograd or nullcontext():
+                return plain_logits(self.model, image, baseline, self.window)
         nodes = fold_norms(graph)
-        replay = Replay(nodes, graph.values, scheme.spread, scheme.kept)
+        replay = Replay(nodes, graph.values, scheme.spread, scheme.kept, tiled=self.winograd is not None)
         found: Tensor | None = None
         for plan in scheme.plans:
             pieces = replaced(image, baseline, self.window.only(plan.windows), plan.crops[0])

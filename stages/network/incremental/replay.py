@@ -40,10 +40,14 @@ class Replay:
         What the windows change.
     kept
         The nodes to be computed.
+    tiled
+        Whether convolutions are computed with fewer multiplications where that is faster.
     """
 
-    def __init__(self, nodes: list[Node], values: list[Tensor], spread: Spread, kept: list[int]) -> None:
-        self.nodes, self.values, self.spread, self.kept = nodes, values, spread, kept
+    def __init__(
+        self, nodes: list[Node], values: list[Tensor], spread: Spread, kept: list[int], tiled: bool = False
+    ) -> None:
+        self.nodes, self.values, self.spread, self.kept, self.tiled = nodes, values, spread, kept, tiled
         self.taken = consumers(nodes, kept)
         self.grounds: dict[tuple[Any, ...], Ground] = {}
         self.behind = {index: after for after in kept if (index := self._rectifies(after)) is not None}
@@ -125,7 +129,7 @@ class Replay:
     def _convolution(self, index: int, plan: Plan) -> Convolution:
         key = (index, self._rectified(index, plan))
         if key not in self.convolutions:
-            self.convolutions[key] = Convolution(self.nodes[index], key[1])
+            self.convolutions[key] = Convolution(self.nodes[index], key[1], self.tiled)
         return self.convolutions[key]
 
     def _shapes(self, node: Node) -> dict[int, tuple[int, ...]]:

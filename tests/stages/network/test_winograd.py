@@ -8,9 +8,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from convaudit.stages.contract import Ask, Gradient
 from convaudit.stages.network import tiled, winograd
+from convaudit.stages.network.batch import opened
+from convaudit.stages.network.incremental import kernels
+from convaudit.stages.network.incremental.recompute import Recomputation, plain_logits
+from convaudit.stages.network.incremental.regions import Region
 from convaudit.stages.network.tiled import Kernel, convolve
-from convaudit.stages.network.winograd import Winograd, worth
+from convaudit.stages.network.winograd import Winograd, census, worth
+
+from ...tiny_models import conv_net, tiny_blocks, tiny_images, tiny_subject
 
 LAST = torch.channels_last
 
@@ -276,3 +283,71 @@ def test_a_residual_network_answers_alike(dtype, logit_bound, gradient_bound):
     assert not torch.equal(found, want)
     assert (found - want).abs().max() <= logit_bound * want.abs().max()
     assert (gradient - want_gradient).norm() <= gradient_bound * want_gradient.norm()
+
+
+def test_the_served_convolutions_of_a_network_are_counted():
+    torchvision = pytest.importorskip("torchvision")
+    model = torchvision.models.resnet18(weights=None).eval().requires_grad_(False)
+
+    # All of stride 1 and three taps; not the first one, three of stride 2 and three of one tap.
+    assert census(model, drawn(1, 3, 224, 224)) == {"served": 13, "convolutions": 20}
+    assert census(model, drawn(2, 3, 32, 32)) == {"served": 0, "convolutions": 20}
+
+
+def region(start, end):
+    """Windows of two axes by their corners."""
+    return Region(*(np.array(corners, np.int64).T for corners in (start, end)))
+
+
+def test_windows_are_recomputed_on_tiles(always, monkeypatch):
+    calls = []
+    monkeypatch.setattr(kernels, "convolve", lambda *given: calls.append(given) or convolve(*given))
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(inplace=True),
+        nn.MaxPool2d(2), nn.Conv2d(8, 12, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 4),
+    ).double().eval().requires_grad_(False)  # fmt: skip
+    image, baseline = drawn(1, 3, 40, 33, dtype=torch.float64), torch.zeros(1, 3, 40, 33, dtype=torch.float64)
+    windows = region([(0, 0), (5, 28), (20, 11), (35, 2)], [(6, 5), (11, 33), (26, 16), (40, 7)])
+    want = plain_logits(model, image, baseline, windows)
+
+    for worth_it in (float("inf"), 0.0):
+        recomputation = Recomputation(model, windows, worth=worth_it, winograd=Winograd())
+        found = recomputation.logits(image, baseline)
+        assert not isinstance(found, str), found
+        assert recomputation.pieces == bool(worth_it)
+        torch.testing.assert_close(found, want, rtol=0, atol=1e-12)
+
+    assert {tuple(given[3]) for given in calls} >= {(0, 0)}, "pieces have no padding"
+
+
+@pytest.mark.parametrize("rule", ["plain", "guided"])
+def test_all_passes_of_a_batch_are_on_tiles(rule, always, monkeypatch):
+    calls, model = counted(monkeypatch), conv_net().double()
+    subject, (block,) = tiny_subject(model, 4), tiny_blocks(tiny_images(model, 4), batch=4)
+    ask, found = Ask(gradients=(Gradient("predicted", "input", rule),)), {}
+    for name, mode in (("direct", None), ("tiles", Winograd())):
+        with opened(model, block, subject, ask, winograd=mode) as batch:
+            gradient, since = batch.gradient("predicted", "input", rule), len(calls)
+            again = batch.again(batch.images, ask).gradient("predicted", "input", rule)
+            called = batch.call(batch.images)
+            with batch.twin() as twin:
+                own = twin(batch.images)
+            found[name] = (batch.logits, gradient, again, called, own)
+        assert (len(calls) - since, since) == ((0, 0) if mode is None else (4, 2))
+
+    for mine, theirs in zip(found["tiles"], found["direct"], strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-10)
+
+
+def test_a_batch_under_autocast_is_computed_as_autocast_computes(always, monkeypatch):
+    calls, model = counted(monkeypatch), conv_net()
+    subject, (block,) = tiny_subject(model, 4), tiny_blocks(tiny_images(model, 4), batch=4)
+    with opened(model, block, subject, Ask(), winograd=Winograd()) as batch:
+        before = len(calls)
+        short = batch.again(batch.images, Ask(), autocast=torch.bfloat16).logits
+    with opened(model, block, subject, Ask()) as batch:
+        want = batch.again(batch.images, Ask(), autocast=torch.bfloat16).logits
+
+    assert len(calls) == before == 1
+    assert torch.equal(short, want)
