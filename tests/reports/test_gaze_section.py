@@ -71,7 +71,8 @@ def section_of(page):
 
 @pytest.fixture(scope="module")
 def page():
-    from .conftest import CONFIG, make_store
+    from .conftest import CONFIG
+    from .report_store import make_store
 
     return build_report(gazed(make_store()), dict(CONFIG))
 

@@ -13,7 +13,8 @@ from convaudit.stages.network.layers import trace
 from convaudit.stages.receptive_fields.stage import ReceptiveFields
 
 from ..stored_fake import StoredFake, make_subject, settle
-from .conftest import CONFIG, make_store
+from .conftest import CONFIG
+from .report_store import make_store
 
 
 class Net(nn.Module):

@@ -10,7 +10,7 @@ from convaudit.reports.build import ReportOptions, build_report
 from convaudit.reports.material import Limits, Material
 from convaudit.reports.views import activations
 
-from ...reports.conftest import LAYERS, make_store
+from ...reports.report_store import LAYERS, make_store
 
 
 def _store(sparsity):

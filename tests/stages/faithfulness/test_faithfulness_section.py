@@ -10,7 +10,7 @@ from convaudit.reports.views import faithfulness
 from convaudit.stages.faithfulness.wording import one_line
 from convaudit.stages.specs import Summary
 
-from ...reports.conftest import make_store
+from ...reports.report_store import make_store
 
 
 def told(verdict, similarity=0.1, **more):

@@ -15,7 +15,7 @@ from convaudit.reports.material import Limits, Material
 from convaudit.reports.views import feature_maps
 from convaudit.stages.specs import Summary
 
-from ...reports.conftest import LAYERS, make_store
+from ...reports.report_store import LAYERS, make_store
 
 SHOWN = 10
 

@@ -18,7 +18,7 @@ from convaudit.reports.views import patches
 from convaudit.stages.patches.stage import Patches
 from convaudit.stages.specs import Summary
 
-from ...reports.conftest import DictStore
+from ...reports.report_store import DictStore
 from ...tiny_models import conv_net, signal_net
 from .test_patches_stage import CONV_FIELDS, SIGNAL_FIELDS, run, silenced, world
 
