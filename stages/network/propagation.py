@@ -87,8 +87,13 @@ def _step(node: Node, before: list[State], shapes: list[tuple[int, ...]]) -> Sta
         laid_out = node.name in VIEWS | {"as_strided"} and len(seen) == 1
         how = "the cells of the map are laid out anew" if laid_out else "space is lost, or handled in an unknown way"
         whole = whole or _contracts(node, shapes[0], cells)
-        found = Lost(f"at the operation {node.name} {how}", whole, cells if laid_out else None)
+        sizes = f" ({_by(shapes[0])} as {_by(node.shape)})" if laid_out else ""
+        found = Lost(f"at the operation {node.name} {how}{sizes}", whole, cells if laid_out else None)
     return found
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def _with_lost(node: Node, seen: list[FieldMap], lost: list[Lost], shapes: list[tuple[int, ...]]) -> State:

@@ -77,6 +77,26 @@ def test_branches_that_drift_apart_are_unknown():
     assert box(group, (0, 0), (1, 8, 10)) == ((0, 8), (0, 10))
 
 
+def test_windows_that_are_cut_by_a_view_are_unknown_and_the_view_is_named():
+    class Windows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.mixed, self.last = nn.Conv2d(1, 3, 3, padding=1), nn.Identity(), nn.Identity()
+
+        def forward(self, x):
+            x = self.conv(x).permute(0, 2, 3, 1)
+            tokens = x.view(1, 2, 4, 3, 4, 3).permute(0, 1, 3, 2, 4, 5).reshape(6, 16, 3)
+            mixed = (tokens @ tokens.transpose(1, 2)).softmax(-1) @ tokens
+            x = mixed.view(1, 2, 3, 4, 4, 3).permute(0, 1, 3, 2, 4, 5).reshape(1, 8, 12, 3)
+            return self.last(self.mixed(x).permute(0, 3, 1, 2).mean((2, 3)))
+
+    found = map_fields(Windows().eval(), ["conv", "mixed", "last"], (1, 8, 12))
+    assert found["conv"].field.unknown is None
+    told = "at the operation view the cells of the map are laid out anew (1 x 8 x 12 x 3 as 1 x 2 x 4 x 3 x 4 x 3)"
+    assert found["mixed"].field.unknown == told
+    assert box(described(found["mixed"], (8, 12))[0], (0, 0), (1, 8, 12)) == ((0, 8), (0, 12))
+
+
 def test_decisions_that_depend_on_values_are_unknown_in_clear_words():
     class Odd(nn.Module):
         def __init__(self):
