@@ -11,7 +11,7 @@ from .album import Album
 from .material import Material
 
 #: Reading order. Each has a module in `pages` with a title, a question, ``applies`` and ``page``.
-ORDER = ("network", "filters")
+ORDER = ("network", "filters", "suspects")
 _LOG = logging.getLogger(__name__)
 
 

@@ -47,8 +47,6 @@ class Seen:
         Images by (label, class that they are confidently in).
     estimate
         Labels that are wrong by the calibrated joint.
-    k
-        Neighbors of each image.
     """
 
     subject: Subject
@@ -60,7 +58,6 @@ class Seen:
     doubted: Bool[np.ndarray, " image"]
     joint: Int[np.ndarray, "label truth"]
     estimate: int
-    k: int
 
     @property
     def label(self) -> Int[np.ndarray, " image"]:

@@ -73,11 +73,6 @@ def notes(seen: Seen, min_support: int, slice_values: int) -> dict[str, Any]:
         "status": "measured",
         "n": seen.n,
         "signals": {name: seen.count(code) for code, name in enumerate(SIGNALS)},
-        "by_chance": seen.by_chance,
-        "agreed": int((seen.proposal >= 0).sum()),
-        "estimated": seen.estimate,
-        "answered_otherwise": int((seen.scored & (seen.predicted != seen.label)).sum()),
-        "k": seen.k,
         "unjudged": unjudged(seen),
         "classes": _classes(seen),
         "moved": [
@@ -86,6 +81,17 @@ def notes(seen: Seen, min_support: int, slice_values: int) -> dict[str, Any]:
         ],
         "slices": _slices(seen, slice_values),
         "definitions": DEFINITIONS,
+        "limits": _limits(seen),
+    }
+
+
+def _limits(seen: Seen) -> dict[str, Any]:
+    """What else than wrong labels may explain the list."""
+    return {
+        "by_chance": seen.by_chance,
+        "agreed": int((seen.proposal >= 0).sum()),
+        "estimated": seen.estimate,
+        "answered_otherwise": int((seen.scored & (seen.predicted != seen.label)).sum()),
         "precision": PRECISION,
         "doubt": DOUBT.strip() if seen.knows_nothing else "",
         "training": training(seen),

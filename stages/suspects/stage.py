@@ -142,7 +142,6 @@ class Suspects(SoleLeaf):
             doubted=doubted,
             joint=joint,
             estimate=estimated_errors(joint, asked) if len(asked) else 0,
-            k=stored["neighbors/index"].shape[1],
         )
 
     def _arrays(self, seen: Seen, threshold: np.ndarray) -> dict[str, Any]:
@@ -169,8 +168,8 @@ class Suspects(SoleLeaf):
             "info",
             "No label could be held against another",
             f"Of {seen.subject.n_image} images, {int(seen.scored.sum())} have a label and a finite answer, and "
-            f"{seen.n} of them a labelled neighbor: {reason}. What next: look at the labels of the data, and at what the "
-            "stages predictions and neighbors say.",
+            f"{seen.n} of them a labelled neighbor: {reason}. What next: look at the labels of the data, and at what "
+            "the stages predictions and neighbors say.",
         )
         return Summary(arrays, findings=(finding,), notes={"status": "not applicable", "reason": reason})
 
