@@ -228,8 +228,8 @@ def notes(seen: Seen, examples: int) -> dict[str, Any]:
         "searched": {word: int((seen.search == code).sum()) for code, word in enumerate(DECIDED)},
         "definition": f"{seen.definition}, itself left out by position; all audited images of all splits; equally near "
         "ones by position.",
-        "exact": f"The k + {SPARE} best by float32 products, measured again in float64; searched anew in float64, or "
-        "pair by pair, where rounding could have hidden a nearer one.",
+        "exact": f"The k + {SPARE} best by products of 16 or 32 bits, measured again in float64; searched anew in "
+        "longer numbers, or pair by pair, where rounding could have hidden a nearer one.",
     }
 
 

@@ -38,8 +38,8 @@ SEARCH = ArraySpec(
     ("image",),
     "int8",
     "1",
-    "How the neighbors were made sure: 0 float32 products, 1 float64 products, 2 every pair measured; 3 features not "
-    "finite, 4 no direction.",
+    "How the neighbors were made sure: 0 float32 or bfloat16 products, 1 float64 products, 2 every pair measured; 3 "
+    "features not finite, 4 no direction.",
 )
 SIDE = ArraySpec(
     "side", ("image",), "int8", "1", "Triangle: 0 both right, 1 head only, 2 neighbors only, 3 label suspect, 4 hard."
@@ -76,7 +76,8 @@ class Neighbors(SoleLeaf):
         Distance below which two images are near-duplicates, as a share of the distance of either to its k-th neighbor;
         0 to 1, 0 for copies of features alone.
     block
-        Images of one task at most (but whole shards), and rows of the features that a task holds at once.
+        Images of one task at most (but whole shards), and rows of the features that a task holds at once unless all of
+        them take no more than 256 MiB.
     device
         Where matrix products are computed; results do not depend on it.
     examples

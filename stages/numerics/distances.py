@@ -73,7 +73,7 @@ def paired_distances(
     found = np.empty(len(first))
     step = max(1, _CACHED // max(1, table.shape[1]))
     for a in range(0, len(first), step):
-        difference = table[second[a : a + step]]
+        difference = table[second[a : a + step]].astype(np.float64)
         difference -= query[first[a : a + step]]
         difference *= difference
         found[a : a + step] = difference.sum(axis=1)

@@ -5,24 +5,28 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from .distances import Metric, metric_of, paired_distances, prepared, squared_distances, usable_rows
+from .rough import has_short_products, screen_roughly
 from .screening import Device, screen
 
 #: How a row's neighbors were made sure; the position is the code.
-DECIDED = ("float32 products", "float64 products", "every pair measured")
+DECIDED = ("float32 or bfloat16 products", "float64 products", "every pair measured")
 #: Candidates beyond `k` that are measured.
-SPARE = 16
+SPARE = 32
+
+# Bytes of a table that is read once and kept; a larger one is read block by block, as often as it is needed.
+_KEPT = 1 << 28
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows that can be sliced, of which never more than a block is held.
+    """Rows that can be sliced, read block by block.
 
     Parameters
     ----------
@@ -40,6 +44,16 @@ class Table:
     allowed: Bool[np.ndarray, " row"]
     metric: Metric
     block: int = 4096
+
+    def kept(self, feature: int) -> Table:
+        """The same in memory, where that is not much."""
+        n = len(self.allowed)
+        if isinstance(self.rows, np.ndarray) or n * feature * 4 > _KEPT:
+            return self
+        rows = np.empty((n, feature), np.float32)
+        for a in range(0, n, self.block):
+            rows[a : a + self.block] = self.rows[a : a + self.block]
+        return replace(self, rows=rows)
 
     def stored(self) -> Iterator[tuple[Int[np.ndarray, " row"], Float[np.ndarray, "row feature"]]]:
         """Positions and values of the usable rows, block by block."""
@@ -83,10 +97,11 @@ def nearest_rows(
 ) -> Nearest:
     """The exact `k` nearest rows of each queried row, itself left out by position.
 
-    The `k` + 16 best candidates by float32 products are measured again in float64, pair by pair. Where the k-th of them
-    is not beyond doubt (`screening` says when it is), the row is screened again in float64; where that leaves doubt
-    too, as among many equal rows, every pair is measured. So the result is that of measuring every pair in float64,
-    with ties by position, on any device and with any block.
+    The `k` + 32 best candidates by bfloat16 products, where the processor computes them, or by float32 products are
+    measured again in float64, pair by pair. Where the k-th of them is not beyond doubt (`rough` and `screening` say
+    when it is), the row is screened again in longer numbers; where float64 leaves doubt too, as among many equal rows,
+    every pair is measured. So the result is that of measuring every pair in float64, with ties by position, on any
+    processor or device and with any block.
 
     Parameters
     ----------
@@ -101,14 +116,15 @@ def nearest_rows(
     device
         Where products are computed.
     """
+    table = table.kept(query.shape[1])
     wanted = prepared(query, table.metric)
     index, squared = np.full((len(own), k), -1, np.int64), np.full((len(own), k), np.nan)
     decided = np.full(len(own), len(DECIDED) - 1, np.int8)
     open_ = np.arange(len(own))
-    for code, dtype in enumerate(("float32", "float64")):
+    for precision, code in _precisions(device, query.dtype):
         if not len(open_):
             break
-        candidate, floor = screen(wanted[open_], own[open_], table.prepared(), k + SPARE, dtype, device)
+        candidate, floor = _screened(precision, query[open_], own[open_], table, k, device)
         place, found = _measured(wanted[open_], candidate, table, k)
         sure = found[:, -1] < floor
         done = open_[sure]
@@ -119,6 +135,25 @@ def nearest_rows(
     return Nearest(index, metric_of(squared, table.metric), decided)
 
 
+def _precisions(device: Device, dtype: np.dtype[Any]) -> list[tuple[str, int]]:
+    """What products are computed in, one after the other, and the code of each."""
+    short = device == "cpu" and dtype == np.float32 and has_short_products()
+    return [*([("bfloat16", 0)] if short else []), ("float32", 0), ("float64", 1)]
+
+
+def _screened(
+    precision: str,
+    query: Float[np.ndarray, "query feature"],
+    own: Int[np.ndarray, " query"],
+    table: Table,
+    k: int,
+    device: Device,
+) -> tuple[Int[np.ndarray, "query best"], Float[np.ndarray, " query"]]:
+    if precision == "bfloat16":
+        return screen_roughly(query, own, table.stored(), k, k + SPARE, table.metric)
+    return screen(prepared(query, table.metric), own, table.prepared(), k + SPARE, precision, device)
+
+
 def _measured(
     wanted: Float[np.ndarray, "query feature"], candidate: Int[np.ndarray, "query best"], table: Table, k: int
 ) -> tuple[Int[np.ndarray, "query k"], Float[np.ndarray, "query k"]]:
@@ -126,7 +161,9 @@ def _measured(
     squared = np.full(candidate.shape, np.inf)
     order = np.argsort(candidate, axis=None, kind="stable")
     ordered = candidate.ravel()[order]
-    for position, rows in table.prepared():
+    for position, values in table.stored():
+        # Euclidean rows are prepared as they are: float32 is widened where it is subtracted.
+        rows = prepared(values, table.metric) if table.metric == "cosine" else values
         a, b = np.searchsorted(ordered, [position[0], position[-1] + 1])
         row, column = np.divmod(order[a:b], candidate.shape[1])
         at = np.searchsorted(position, ordered[a:b])

@@ -28,7 +28,7 @@ _QUERIES, _ROWS = 512, 2048
 # On a GPU a product has to be large to fill it.
 _GPU_QUERIES = 8192
 # Rows further out than this many times the longest query would leave float32 when squared.
-_FAR, _ALWAYS = 2.0**40, 2.0**100
+FAR, ALWAYS = 2.0**40, 2.0**100
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,9 @@ class Frame:
         """
         with np.errstate(over="ignore", invalid="ignore"):
             inside, squared = self.moved(rows)
-        far = ~(squared <= _FAR**2)
+        far = ~(squared <= FAR**2)
         inside[far] = 0
-        weight = np.where(far, _ALWAYS, -(1 - self.delta(rows.shape[1])) * squared)
+        weight = np.where(far, ALWAYS, -(1 - self.delta(rows.shape[1])) * squared)
         return np.concatenate([inside, weight[:, None].astype(self.dtype)], axis=1)
 
     def floor(
@@ -244,8 +244,16 @@ def _unshortened(torch: Any) -> Iterator[None]:
 
 
 def _leave_out(score: Any, own: Int[np.ndarray, " query"], position: Int[np.ndarray, " row"]) -> None:
-    """Strike each query's own row, by position, from scores of ascending positions."""
+    """Strike each query's own row from scores."""
+    here, place = own_places(own, position)
+    if len(here):
+        score[here, place] = -np.inf
+
+
+def own_places(
+    own: Int[np.ndarray, " query"], position: Int[np.ndarray, " row"]
+) -> tuple[Int[np.ndarray, " here"], Int[np.ndarray, " here"]]:
+    """Which queries are among some rows of ascending positions, and where."""
     place = np.searchsorted(position, own)
     here = np.flatnonzero(position[np.minimum(place, len(position) - 1)] == own)
-    if len(here):
-        score[here, place[here]] = -np.inf
+    return here, place[here]

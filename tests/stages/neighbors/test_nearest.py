@@ -4,9 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from convaudit.stages.numerics import screening
+from convaudit.stages.numerics import nearest, screening
 from convaudit.stages.numerics.distances import prepared
 from convaudit.stages.numerics.nearest import Table, nearest_rows
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["float32", "bfloat16"])
+def _first_look(request, monkeypatch):
+    monkeypatch.setattr(nearest, "has_short_products", lambda: request.param)
 
 
 def brute(table, query, k, metric, usable=None):
@@ -64,8 +69,8 @@ def test_what_float32_cannot_tell_is_searched_in_float64():
 
 def test_ties_deeper_than_the_spare_candidates_are_measured_pair_by_pair():
     rng = np.random.default_rng(2)
-    table = rng.integers(0, 2, size=(1200, 5)).astype(np.float32)
-    query = np.arange(0, 1200, 11)
+    table = rng.integers(0, 2, size=(2400, 5)).astype(np.float32)
+    query = np.arange(0, 2400, 23)
     found = search(table, query, 4, block=70)
     index, distance = brute(table, query, 4, "euclidean")
     np.testing.assert_array_equal(found.index, index)
