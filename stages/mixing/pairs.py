@@ -176,7 +176,7 @@ def _discovered(chance: Float[np.ndarray, " pair"], level: float) -> Bool[np.nda
 
 
 def _verdicts(found: Evidence, speaks: Bool[np.ndarray, "pair signal"], level: float) -> Int[np.ndarray, " pair"]:
-    confused, inside = speaks[:, 0], speaks[:, 1:].any(axis=1)
+    confused, inside = speaks[:, 0], np.asarray(speaks[:, 1:].any(axis=1))
     asked = np.flatnonzero(confused)
     alone, others = np.floor(found.head_only[asked] + 1e-9), np.ceil(found.features_only[asked] - 1e-9)
     head = np.zeros(len(found), bool)
