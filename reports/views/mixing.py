@@ -194,9 +194,9 @@ def _scatter(material: Material, notes: Mapping[str, Any]) -> tuple[Scatter | No
     kept = order[:_SHOWN]
     left_out = (
         (len(order) - len(kept), "less confused pairs"),
-        (len(x) - len(known), "pairs that are infinitely far apart or have no images"),
+        (len(x) - len(known), "pairs infinitely far apart or without images"),
     )
-    omitted = [f"{n:,} {what}" for n, what in left_out if n]
+    omitted = [f"{what} ({n:,})" for n, what in left_out if n]
     place = {(int(a), int(b)): at for at, (a, b) in enumerate(zip(one[kept], two[kept], strict=True))}
     names = [
         (place[pair], f"{material.class_name(pair[0])[:14]}/{material.class_name(pair[1])[:14]}")

@@ -200,3 +200,28 @@ def test_images_that_head_and_centroids_treat_differently():
     assert found.hits[0].tolist()[:2] == [3, 2]
     assert found.head_only[0] == 2
     assert found.features_only[0] == 1
+
+
+class _Blocks:
+    """Features that may not be read all at once."""
+
+    def __init__(self, rows, most):
+        self.rows, self.most = rows, most
+
+    def __getitem__(self, key):
+        found = self.rows[key]
+        assert len(found) <= self.most
+        return found
+
+
+def test_features_and_links_are_read_block_by_block():
+    rng = np.random.default_rng(0)
+    label = np.arange(9000) % 3
+    features = (rng.normal(0, 1, (9000, 4)) + label[:, None]).astype(np.float32)
+    whole = _measured(features, label)
+    table = Table(_Blocks(features, 4096), label >= 0, "euclidean")
+    found = separation(table, label, label, 3, 4)
+    np.testing.assert_array_equal(found.value, whole.value)
+    index = rng.integers(0, 9000, (40_000, 3))
+    many = np.arange(40_000) % 3
+    links(_Blocks(index, 16_384), np.ones(40_000, bool), many, 3)
