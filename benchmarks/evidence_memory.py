@@ -6,7 +6,7 @@ alike, some images carry another class's label, and some are there twice. Then e
 runs it, in a fresh driver with two worker processes.
 
 Memory is the largest sum, over the driver and everything it started, of proportional set sizes: pages that processes
-share count once. It is looked up several times a second.
+share count once. It is looked up twice a second.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ NETWORK = """
 from torch import nn
 
 def net(features, classes):
-    return nn.Sequential(nn.Conv2d(1, features, {side}), nn.ReLU(), nn.Flatten(), nn.Linear(features, classes))
+    convolution = nn.Conv2d(1, features, {side}, bias=False)
+    return nn.Sequential(convolution, nn.ReLU(), nn.Flatten(), nn.Linear(features, classes))
 """
-_EVERY = 0.2
+_EVERY = 0.5
 MIB = 2**20
 
 
@@ -61,10 +62,9 @@ def make_network(folder: Path, look: np.ndarray, features: int) -> None:
 
     torch.manual_seed(0)
     (folder / "net.py").write_text(NETWORK.format(side=SIDE))
-    convolution, linear = torch.nn.Conv2d(1, features, SIDE), torch.nn.Linear(features, len(look))
+    convolution, linear = torch.nn.Conv2d(1, features, SIDE, bias=False), torch.nn.Linear(features, len(look))
     with torch.no_grad():
         convolution.weight.normal_()
-        convolution.bias.normal_()
         shown = torch.from_numpy(look / 255).float().reshape(-1, 1, SIDE, SIDE)
         centre = convolution(shown).relu().flatten(1)
         linear.weight.copy_(SCALE * centre)
@@ -80,7 +80,7 @@ def configured() -> list[str]:
 
     import convaudit.conf
 
-    defaults = OmegaConf.load(Path(convaudit.conf.__path__[0]) / "config.yaml")["defaults"]
+    defaults = OmegaConf.load(Path(convaudit.conf.__path__[0]) / "config.yaml").defaults
     known = {group for entry in defaults if entry != "_self_" for group in entry}
     return [stage for stage in GROUP if stage in known]
 
