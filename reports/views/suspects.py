@@ -237,7 +237,7 @@ def _limits(notes: Mapping[str, Any], unjudged: Mapping[str, int]) -> tuple[Fact
             f"where all labels are right, each suspect is an error of the model. Signals that know nothing of each "
             f"other would share {figures.number(round(notes['by_chance'], 1))}.",
         ),
-        ("Same proposal", f"{figures.number(notes['agreed'])} suspects, for which head and neighbors propose the same class"),
+        ("Same proposal", f"{figures.number(notes['agreed'])} suspects, of head and neighbors"),
         ("Confident learning's estimate", f"{figures.number(notes['estimated'])} wrong labels, errors of the model "
          "included"),
         ("Training", notes.get("training", "")),

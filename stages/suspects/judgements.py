@@ -38,7 +38,13 @@ def measurements(seen: Seen) -> tuple[Measurement, ...]:
         return Measurement(f"suspects/{name}", value, unit, "lower", of, path, meaning)
 
     return (
-        told("count", float(found), "images", n, f"Labels that head and neighbors both speak against: {_head()}."),
+        told(
+            "count",
+            float(found),
+            "images",
+            n,
+            "Labels that confident learning and the vote of the neighbors both speak against (see the definitions).",
+        ),
         Measurement(
             "suspects/share",
             found / n if n else float("nan"),
@@ -61,10 +67,6 @@ def measurements(seen: Seen) -> tuple[Measurement, ...]:
             "errors of the model for errors of labels.",
         ),
     )
-
-
-def _head() -> str:
-    return f"{DEFINITIONS['head']}; {DEFINITIONS['neighbors']}"
 
 
 def notes(seen: Seen, min_support: int, slice_values: int) -> dict[str, Any]:
