@@ -127,11 +127,13 @@ class Suspects(SoleLeaf):
 
     def _seen(self, subject: Subject, stored: Stored, own: np.ndarray, threshold: np.ndarray) -> Seen:
         doubted, joint = np.zeros(subject.n_image, bool), np.zeros((subject.n_class,) * 2, np.int64)
-        for images, p in _blocks(stored, np.isfinite(own)):
+        asked = np.isfinite(own)
+        labels = subject.label[asked]
+        # A single label cannot be held against another.
+        for images, p in _blocks(stored, asked) if len(np.unique(labels)) > 1 else ():
             counts, against = counted(p, subject.label[images], threshold)
             joint += counts
             doubted[images] = against
-        asked = subject.label[np.isfinite(own)]
         return Seen(
             subject=subject,
             usable=np.asarray(stored["predictions/status"][:]) == 0,
@@ -141,7 +143,7 @@ class Suspects(SoleLeaf):
             disagreement=np.asarray(stored["suspects/disagreement"][:]),
             doubted=doubted,
             joint=joint,
-            estimate=estimated_errors(joint, asked) if len(asked) else 0,
+            estimate=estimated_errors(joint, labels) if joint.any() else 0,
         )
 
     def _arrays(self, seen: Seen, threshold: np.ndarray) -> dict[str, Any]:
