@@ -5,7 +5,8 @@ ours runs the tasks of the leaf, as the runner spreads them, in as many processe
 Zarr group as an audit stores them, and every task reads them block by block; that time is ours to bear. scikit-learn
 and torch have them in memory.
 
-"the product alone" is the float32 matrix product of all with all, in the same tiles, and nothing else.
+"the product alone" is the matrix product of all with all and nothing else, in tiles like ours: in float32, and in
+bfloat16, where ours looks first if the processor multiplies such numbers itself. --float32 takes that away from ours.
 """
 
 from __future__ import annotations
@@ -43,12 +44,18 @@ def store(rows: np.ndarray, folder: Path) -> Path:
     return path
 
 
-def task(path: str, first: int, last: int, k: int, metric: str, block: int) -> tuple[Any, ...]:
+def task(path: str, first: int, last: int, k: int, metric: str, block: int, float32: bool) -> tuple[Any, ...]:
     """One task of the leaf: what a worker does."""
+    import torch
     import zarr
     from threadpoolctl import threadpool_limits
 
+    from convaudit.stages.numerics import nearest
     from convaudit.stages.numerics.nearest import Table, nearest_rows
+
+    torch.set_num_threads(1)
+    if float32:
+        nearest.has_short_products = lambda: False  # type: ignore[assignment]
 
     rows: Any = zarr.open_group(path, mode="r")["fc.input"]
     held = Table(rows, np.ones(rows.shape[0], bool), metric, block)  # type: ignore[arg-type]
@@ -64,7 +71,7 @@ def ours(options: argparse.Namespace, rows: np.ndarray, folder: Path, pool: Any)
     found: dict[str, Any] = {}
     with timed(found):
         jobs = [
-            pool.submit(task, path, some.start, some.stop, options.k, options.metric, options.block)
+            pool.submit(task, path, some.start, some.stop, options.k, options.metric, options.block, options.float32)
             for some in pieces(len(rows), options.block, SHARD)
         ]
         parts = [job.result() for job in jobs]
@@ -120,6 +127,18 @@ def product(options: argparse.Namespace, rows: np.ndarray) -> None:
             np.matmul(left, right.T, out=held[: len(left) * len(right)].reshape(len(left), len(right)))
 
 
+def short_product(options: argparse.Namespace, rows: np.ndarray) -> None:
+    import torch
+
+    del options
+    short = torch.from_numpy(rows).bfloat16()
+    held = short.new_empty(512 * 4096)
+    for a in range(0, len(rows), 512):
+        for b in range(0, len(rows), 4096):
+            left, right = short[a : a + 512], short[b : b + 4096]
+            torch.mm(left, right.T, out=held[: len(left) * len(right)].view(len(left), len(right)))
+
+
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     from threadpoolctl import threadpool_limits
 
@@ -128,13 +147,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             pool = ProcessPoolExecutor(options.threads, mp_context=get_context("forkserver"))
             with pool:
-                warm = [pool.submit(task, str(store(rows[:600], Path(folder) / "warm")), 0, 256, 3, "cosine", 256)] * 2
+                path = str(store(rows[:600], Path(folder) / "warm"))
+                warm = [pool.submit(task, path, 0, 256, 3, "cosine", 256, options.float32)] * 2
                 [job.result() for job in warm]
                 return ours(options, rows, Path(folder), pool)
     import torch
 
     torch.set_num_threads(options.threads)
-    contestant = {"sklearn": sklearn, "torch": torch_plain, "product": product}[options.child]
+    contestant = {"sklearn": sklearn, "torch": torch_plain, "product": product, "short": short_product}[options.child]
     found: dict[str, Any] = {}
     with threadpool_limits(options.threads):
         contestant(options, rows[:2048])
@@ -147,10 +167,11 @@ def compare(options: argparse.Namespace) -> None:
     where = machine("numpy", "scikit-learn", "torch", "zarr")
     names = {
         "scikit-learn, brute": "sklearn", "torch, blocked product and topk": "torch", "ours": "ours",
-        "the product alone": "product",
+        "the product alone": "product", "the same in bfloat16": "short",
     }  # fmt: skip
     fixed = ["--rows", options.rows, "--width", options.width, "--k", options.k, "--metric", options.metric,
-             "--block", options.block, "--threads", options.threads, "--checked", options.checked]  # fmt: skip
+             "--block", options.block, "--threads", options.threads, "--checked", options.checked,
+             *(["--float32"] if options.float32 else [])]  # fmt: skip
     contestants = {name: lambda child=child: ask(__file__, ["--child", child, *fixed]) for name, child in names.items()}
     found = in_turn(contestants, options.repeats)
     first = found["scikit-learn, brute"]
@@ -166,8 +187,9 @@ def compare(options: argparse.Namespace) -> None:
         f"threads or processes, median of {options.repeats} rounds.\n"
     )
     table(rows)
-    words = zip(found["ours"][0]["decided"], ("float32 products", "float64 products", "every pair"), strict=True)
-    print("Ours, rows settled by: " + ", ".join(f"{word} {n}" for n, word in words) + "\n")
+    words = ("float32 or bfloat16 products", "float64 products", "every pair")
+    counts = zip(found["ours"][0]["decided"], words, strict=True)
+    print("Ours, rows settled by: " + ", ".join(f"{word} {n}" for n, word in counts) + "\n")
 
 
 def main() -> None:
@@ -180,7 +202,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--checked", type=int, default=200, help="rows held against a float64 brute force")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--child", choices=["ours", "sklearn", "torch", "product"], help=argparse.SUPPRESS)
+    parser.add_argument("--float32", action="store_true", help="ours without bfloat16 products")
+    parser.add_argument("--child", choices=["ours", "sklearn", "torch", "product", "short"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child is None:
         compare(options)

@@ -124,8 +124,8 @@ def nearest_rows(
     for precision, code in _precisions(device, query.dtype):
         if not len(open_):
             break
-        candidate, floor = _screened(precision, query[open_], own[open_], table, k, device)
-        place, found = _measured(wanted[open_], candidate, table, k)
+        candidate, reach, floor = _screened(precision, query[open_], own[open_], table, k, device)
+        place, found = _measured(wanted[open_], candidate, reach, table, k)
         sure = found[:, -1] < floor
         done = open_[sure]
         index[done], squared[done], decided[done] = place[sure], found[sure], code
@@ -148,28 +148,57 @@ def _screened(
     table: Table,
     k: int,
     device: Device,
-) -> tuple[Int[np.ndarray, "query best"], Float[np.ndarray, " query"]]:
+) -> tuple[Int[np.ndarray, "query best"], Float[np.ndarray, "query best"], Float[np.ndarray, " query"]]:
+    """Candidates, and squared distances that each of them, and that all others, reach at least."""
     if precision == "bfloat16":
         return screen_roughly(query, own, table.stored(), k, k + SPARE, table.metric)
-    return screen(prepared(query, table.metric), own, table.prepared(), k + SPARE, precision, device)
+    candidate, floor = screen(prepared(query, table.metric), own, table.prepared(), k + SPARE, precision, device)
+    return candidate, np.zeros(candidate.shape), floor
 
 
 def _measured(
-    wanted: Float[np.ndarray, "query feature"], candidate: Int[np.ndarray, "query best"], table: Table, k: int
+    wanted: Float[np.ndarray, "query feature"],
+    candidate: Int[np.ndarray, "query best"],
+    reach: Float[np.ndarray, "query best"],
+    table: Table,
+    k: int,
 ) -> tuple[Int[np.ndarray, "query k"], Float[np.ndarray, "query k"]]:
-    """The `k` nearest candidates of each query and their squared distances; infinite where there are fewer."""
+    """The `k` nearest candidates of each query and their squared distances; infinite where there are fewer.
+
+    Those of the shortest `reach` are measured first, and then those that reach no further than the k-th of these.
+    """
     squared = np.full(candidate.shape, np.inf)
-    order = np.argsort(candidate, axis=None, kind="stable")
-    ordered = candidate.ravel()[order]
-    for position, values in table.stored():
-        # Euclidean rows are prepared as they are: float32 is widened where it is subtracted.
-        rows = prepared(values, table.metric) if table.metric == "cosine" else values
-        a, b = np.searchsorted(ordered, [position[0], position[-1] + 1])
-        row, column = np.divmod(order[a:b], candidate.shape[1])
-        at = np.searchsorted(position, ordered[a:b])
-        squared[row, column] = paired_distances(wanted, rows, (row, at))
+    known = candidate >= 0
+    first = known & (reach <= np.partition(reach, k, axis=1)[:, k, None])
+    _measure(squared, first, wanted, candidate, table)
+    kth = np.partition(squared, k - 1, axis=1)[:, k - 1, None]
+    _measure(squared, known & ~first & (reach <= kth), wanted, candidate, table)
     best = np.lexsort((candidate, squared), axis=1)[:, :k]
     return np.take_along_axis(candidate, best, axis=1), np.take_along_axis(squared, best, axis=1)
+
+
+def _measure(
+    squared: Float[np.ndarray, "query best"],
+    chosen: Bool[np.ndarray, "query best"],
+    wanted: Float[np.ndarray, "query feature"],
+    candidate: Int[np.ndarray, "query best"],
+    table: Table,
+) -> None:
+    """Fill in the squared distances of the chosen candidates."""
+    place = np.flatnonzero(chosen)
+    if not len(place):
+        return
+    place = place[np.argsort(candidate.ravel()[place], kind="stable")]
+    ordered = candidate.ravel()[place]
+    for position, values in table.stored():
+        a, b = np.searchsorted(ordered, [position[0], position[-1] + 1])
+        row = place[a:b] // candidate.shape[1]
+        at = np.searchsorted(position, ordered[a:b])
+        if table.metric == "cosine":
+            needed, at = np.unique(at, return_inverse=True)
+            values = prepared(values[needed], table.metric)
+        # Euclidean rows are prepared as they are: float32 is widened where it is subtracted.
+        squared.ravel()[place[a:b]] = paired_distances(wanted, values, (row, at))
 
 
 def _whole(

@@ -140,8 +140,8 @@ def screen_roughly(
     k: int,
     size: int,
     metric: Metric,
-) -> tuple[Int[np.ndarray, "query best"], Float[np.ndarray, " query"]]:
-    """The `size` best candidates of each query, and a squared distance that all others reach at least.
+) -> tuple[Int[np.ndarray, "query best"], Float[np.ndarray, "query best"], Float[np.ndarray, " query"]]:
+    """The `size` best candidates of each query, and squared distances that each, and that all others, reach at least.
 
     Parameters
     ----------
@@ -159,8 +159,9 @@ def screen_roughly(
     Returns
     -------
     tuple of ndarray
-        As of `screening.screen`, between rows that are `distances.prepared`. No candidates and 0 where the first blocks
-        show that less than half of the queries would be settled.
+        Positions in no order, -1 where there are fewer; bounds, infinite for nobody, 0 or NaN where nothing is known,
+        of distances between rows that are `distances.prepared`. No candidates where the first blocks show that less
+        than half of the queries would be settled.
     """
     search, seen, asked = RoughSearch(query, own, size, metric), 0, False
     for position, rows in table:
@@ -169,8 +170,9 @@ def screen_roughly(
         if not asked and seen >= _ENOUGH:
             asked = True
             if not search.promises(k):
-                return np.full((len(own), size), -1, np.int64), np.zeros(len(own))
-    return search.candidates(), search.floor()
+                return np.full((len(own), size), -1, np.int64), np.zeros((len(own), size)), np.zeros(len(own))
+    reach = search.reach()
+    return search.candidates(), reach, reach.max(axis=1)
 
 
 @dataclass
@@ -255,9 +257,9 @@ class RoughSearch:
         """Positions of the best in no order, -1 where there are fewer."""
         return (self._key & 0xFFFFFFFF).astype(np.uint32).view(np.int32).astype(np.int64)
 
-    def floor(self) -> Float[np.ndarray, " query"]:
-        """Squared distance that all others reach at least; infinite for no others, 0 or NaN where nothing is known."""
-        squared = (self._beyond() / self._frame.scale) ** 2
+    def reach(self) -> Float[np.ndarray, "query best"]:
+        """Squared distance that each candidate, and whoever has no better score, reaches at least."""
+        squared = (self._apart(self._key) / self._frame.scale) ** 2
         # Measuring rounds too, in float64.
         return squared * (1 - (self.query.shape[1] + 16) * np.finfo(np.float64).eps)
 
@@ -267,17 +269,17 @@ class RoughSearch:
         Further rows bring the best closer together, and what rounding may have done stays: if not now, hardly later.
         """
         kth = np.sqrt(_score(np.partition(self._key, k - 1, axis=1)[:, k - 1])) + self._short.moved + self._widest
-        return bool((kth < self._beyond()).mean() >= 0.5)
+        return bool((kth < self._apart(self._key).max(axis=1)).mean() >= 0.5)
 
-    def _beyond(self) -> Float[np.ndarray, " query"]:
-        """Distance, in the frame, that all others reach at least."""
-        worst = _score(self._key.max(axis=1)) / (1 + _UNIT16) - _VANISHED_SQUARED
-        apart = np.sqrt(np.maximum(worst, 0))
-        reach = np.maximum((self._short.length + apart) * (1 + 2 * self._delta), _SHORT)
-        return np.maximum(apart - self._short.moved - np.minimum(self._widest, self._ratio * reach), 0)
+    def _apart(self, key: Int[np.ndarray, "query best"]) -> Float[np.ndarray, "query best"]:
+        """Distance, in the frame, that whoever has no better score reaches at least."""
+        apart = np.sqrt(np.maximum(_score(key) / (1 + _UNIT16) - _VANISHED_SQUARED, 0))
+        reach = np.maximum((self._short.length[:, None] + apart) * (1 + 2 * self._delta), _SHORT)
+        apart -= self._short.moved[:, None]
+        return np.maximum(apart - np.minimum(self._widest, self._ratio * reach), 0)
 
 
-def _score(key: Int[np.ndarray, " query"]) -> Float[np.ndarray, " query"]:
+def _score(key: Int[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """Result of the product in a key; 0 for those below."""
     pattern = np.maximum(key >> 32, 0).astype(np.uint32)
     return (pattern << 16).view(np.float32).astype(np.float64)

@@ -55,11 +55,13 @@ def test_no_row_that_was_left_out_is_nearer_than_the_bound(kind, metric):
     search = rough.RoughSearch(table[query], query, 30, metric)
     for position, values in blocks:
         search.look(position, values)
-    candidate, floor = search.candidates(), search.floor()
+    candidate, reach = search.candidates(), search.reach()
+    floor = reach.max(axis=1)
     for i, q in enumerate(query):
         squared = ((rows - rows[q]) ** 2).sum(axis=1)
         assert len({*candidate[i]}) == 30
         assert q not in candidate[i]
+        assert (squared[candidate[i]] >= reach[i]).all()
         assert squared[np.setdiff1d(np.arange(700), [*candidate[i], q])].min() >= floor[i]
     if kind in {"plain", "far from the origin"}:
         # and the bound is worth something: the furthest candidate is hardly beyond it
@@ -108,7 +110,7 @@ def test_a_search_that_settles_less_than_half_is_given_up():
             yield np.arange(a, a + 1500), table[a : a + 1500]
 
     query = np.arange(0, 6000, 300)
-    candidate, floor = rough.screen_roughly(table[query], query, blocks(), 5, 37, "euclidean")
+    candidate, _, floor = rough.screen_roughly(table[query], query, blocks(), 5, 37, "euclidean")
     assert looked == [0, 1500]
     assert (candidate == -1).all()
     assert (floor == 0).all()
