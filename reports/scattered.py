@@ -71,7 +71,8 @@ def scatter(
     x, y
         Finite values of each point; y is a share.
     kinds
-        Which points, how they are drawn (``"dot"``, ``"cross"`` or ``"ring"``), their CSS class, and what they are.
+        Which points, how they are drawn (``"dot"``, ``"square"``, ``"cross"`` or ``"ring"``), their CSS class, and what
+        they are.
     names
         Points to be named while there is room, the most important first.
     """
@@ -101,6 +102,10 @@ def scatter(
 def _drawn(points: np.ndarray, form: str) -> str:
     if form == "dot":
         return figures.dots(points)
+    if form == "square":
+        side = coordinate(2 * _RADIUS)
+        corners = (f"M{coordinate(px - _RADIUS)} {coordinate(py - _RADIUS)}" for px, py in points)
+        return "".join(f"{corner}h{side}v{side}h-{side}z" for corner in corners)
     if form == "cross":
         return figures.crosses(points, _RADIUS)
     arc = f"a{_RADIUS} {_RADIUS} 0 1 0"

@@ -22,7 +22,7 @@ _SHOWN = 4_000
 _VERDICTS = (
     ("apart", "pass", "dot", "cloud big-dot"),
     ("close", "warn", "ring", "mark line"),
-    ("representation problem", "error", "dot", "mark line blob wrong"),
+    ("representation problem", "error", "square", "mark wrong"),
     ("head problem", "fail", "cross", "ring"),
     ("inconclusive", "info", "cross", "cloud"),
 )

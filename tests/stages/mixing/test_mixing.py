@@ -235,6 +235,16 @@ def test_examples_are_the_nearest_to_the_other_centroid_and_the_surest_errors():
             np.testing.assert_array_equal(stored["mixing/taken"][at, side][: len(taken)], taken)
 
 
+def test_of_too_many_classes_only_the_first_pairs_are_stored(monkeypatch):
+    features, label, predicted = _noisy()
+    whole, _ = planted(features, label, predicted, pairs=3)
+    monkeypatch.setattr("convaudit.stages.mixing.stage.MOST", 6)
+    stored, summary = planted(features, label, predicted, pairs=3)
+    assert "mixing/confused" not in stored.arrays
+    assert summary.notes["stored"] is False
+    np.testing.assert_array_equal(stored["mixing/pair"], whole["mixing/pair"])
+
+
 def test_the_rate_of_false_names_is_small_where_all_pairs_are_alike():
     named = 0
     for seed in range(6):
