@@ -4,7 +4,7 @@ ResNet-18 with seeded random weights, 224x224 images, 8 samples and 16 steps. Ca
 call per batch, in the default memory format and in a process with the default allocator; "Captum, chunked" bounds how
 many images it works on at once, and "Captum, our settings" lends it channels_last and our allocator besides. "ours, two
 workers" is two processes of one thread at once, as an audit runs on two cores; "ours, bfloat16" is the same under
-autocast, whose rank correlation with full precision is printed.
+autocast, whose rank correlation with full precision is printed; "ours, winograd" is `numerics.convolution=winograd`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from alternating import ask, differences, in_turn, machine, median, ratio, serve
 from settings import (
     OURS,
     PLAIN,
+    TILED,
     agreeing,
     blocks,
     command_line,
+    convolutions,
     difference,
     memory_format,
     parser,
@@ -55,6 +57,7 @@ class Ours:
     def __init__(self, options: argparse.Namespace, n: int) -> None:
         self.options = options
         self.model = network(options).requires_grad_(False)
+        self.winograd = convolutions(options)
         self.subject = subject(self.model, n, max(PASS, options.batch))
         #: Rank correlation of each method's maps with those in full precision, where they were compared.
         self.agreement: dict[str, float] = {}
@@ -69,7 +72,8 @@ class Ours:
         jobs = [(leaf, Task(leaf.name, range(len(images))))]
         last = self.options.format == "channels_last"
         (outcome,) = run_tasks(
-            self.model, jobs, blocks(images, self.options.batch), self.subject, device="cpu", channels_last=last
+            self.model, jobs, blocks(images, self.options.batch), self.subject, device="cpu", channels_last=last,
+            winograd=self.winograd,
         )  # fmt: skip
         assert outcome.error is None, outcome.error
         if self.options.bfloat16:
@@ -83,7 +87,7 @@ class Ours:
 
         maps = []
         for block in blocks(images, self.options.batch):
-            with opened(self.model, block, self.subject, Ask()) as batch:
+            with opened(self.model, block, self.subject, Ask(), winograd=self.winograd) as batch:
                 maps.append(method(name).maps(batch, self.subject, "predicted")["heatmap"].numpy())
         return np.concatenate(maps)
 
@@ -150,14 +154,16 @@ def check(options: argparse.Namespace) -> dict[str, dict[str, float]]:
 
     As in `sweep_vs_peers.check`, single precision is compared in one memory format and in passes of the same size:
     otherwise a few values fall on the other side of a ReLU's zero, and the gradient itself jumps. Double precision is
-    compared across formats, against a single call of Captum.
+    compared across formats, against a single call of Captum. With winograd single precision is shown without being
+    held to the tolerance, for the same reason.
     """
-    return agreeing(
-        {
-            "float32, both in channels_last": compared(options, {"chunked": True}),
-            "float64, Captum in one call, default format": compared(options, {"double": True, "format": "contiguous"}),
-        }
-    )
+    tiled, wide = argparse.Namespace(**vars(options) | TILED), {"double": True, "format": "contiguous"}
+    found = {
+        "float32, both in channels_last": compared(options, {"chunked": True}),
+        "float64, Captum in one call, default format": compared(options, wide),
+        "float64, ours with winograd, Captum in one call": compared(tiled, wide),
+    }
+    return agreeing(found) | {"float32, ours with winograd": compared(tiled, {"chunked": True})}
 
 
 def compared(options: argparse.Namespace, theirs: dict[str, Any]) -> dict[str, float]:
@@ -211,6 +217,7 @@ def compare(options: argparse.Namespace) -> None:
     sides = {
         "Captum": ("captum", PLAIN),
         "ours": ("ours", OURS),
+        "ours, winograd": ("ours", TILED),
         "Captum, chunked": ("captum", PLAIN | {"chunked": True}),
         "Captum, our settings": ("captum", OURS | {"chunked": True}),
     }
@@ -246,9 +253,11 @@ def compare(options: argparse.Namespace) -> None:
 def as_workers(options: argparse.Namespace) -> dict[str, Callable[[], dict[str, float]]]:
     """Contestants of one thread a process."""
     exact, short = (arguments(options, "ours", OURS | {"bfloat16": flag}, 1) for flag in (False, True))
+    tiled = arguments(options, "ours", TILED, 1)
     return {
         "ours, bfloat16": lambda: ask(__file__, short),
         "ours, two workers": lambda: together(exact),
+        "ours, two workers, winograd": lambda: together(tiled),
         "ours, two workers, bfloat16": lambda: together(short),
     }
 

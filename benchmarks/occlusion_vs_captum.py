@@ -3,11 +3,13 @@
 224x224 images, a window of 16 pixels every 8 (729 windows), seeded random weights, the predicted class. Captum is
 called as its users call it, in a process with the default allocator and memory format; of its batch sizes the fastest
 counts. Both give the map of mean drops of a logit, which is compared; ours has the scores of all 1,000 classes, too.
+"winograd" is `numerics.convolution=winograd`.
 """
 
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,12 @@ from settings import (
     OURS,
     PLAIN,
     SIZE,
+    TILED,
     agreeing,
     command_line,
+    convolutions,
     difference,
-    memory_format,
+    laid_out,
     parser,
     pictures,
     seeded,
@@ -32,13 +36,6 @@ WINDOW, STRIDE = 16, 8
 def prepared(options: argparse.Namespace) -> Any:
     """The network in the memory format, and the process with the allocator, that a contestant asks for."""
     return settled(options, seeded(options.net).requires_grad_(False))
-
-
-def laid_out(images: np.ndarray, options: argparse.Namespace) -> Any:
-    """Images as a tensor in the memory format that a contestant asks for."""
-    import torch
-
-    return torch.from_numpy(images).contiguous(memory_format=memory_format(options))
 
 
 def windows() -> Any:
@@ -58,7 +55,8 @@ class Ours:
 
         self.options, self.model = options, prepared(options)
         self.region, self.bounds = windows()
-        self.recomputation = Recomputation(self.model, self.region)
+        self.winograd = convolutions(options)
+        self.recomputation = Recomputation(self.model, self.region, winograd=self.winograd)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """One map ``(image, y, x)``."""
@@ -68,7 +66,7 @@ class Ours:
 
         maps = []
         for image in laid_out(images, self.options).split(1):
-            with torch.inference_mode():
+            with self.winograd or nullcontext(), torch.inference_mode():
                 base = self.model(image)[0].numpy()
             logits = self.recomputation.logits(image, torch.zeros_like(image))
             assert not isinstance(logits, str), logits
@@ -92,7 +90,7 @@ class Anew(Ours):
         from convaudit.stages.network.incremental.recompute import plain_logits
 
         parts = laid_out(images, self.options).split(1)
-        with torch.inference_mode():
+        with self.winograd or nullcontext(), torch.inference_mode():
             rows = [plain_logits(self.model, part, torch.zeros_like(part), self.region) for part in parts]
         return torch.stack(rows).numpy()
 
@@ -163,7 +161,9 @@ def compare(options: argparse.Namespace) -> None:
         sides = {
             f"Captum, {best} at a time": ("captum", PLAIN | {"together": best}),
             "ours": ("ours", OURS),
+            "ours, winograd": ("ours", TILED),
             "whole network anew, our settings": ("anew", OURS),
+            "whole network anew, winograd": ("anew", TILED),
         }
         if options.all:
             sides["Captum, our settings"] = ("captum", OURS | {"together": best})
@@ -173,8 +173,10 @@ def compare(options: argparse.Namespace) -> None:
         }
         found = in_turn(contestants, options.repeats)
         peer = found[f"Captum, {best} at a time"]
-        maps = {net: difference(np.array(found["ours"][0]["map"]), np.array(peer[0]["map"]))}
-        differences.append(f"{net}: {agreeing({'maps': maps})['maps'][net]:.1g} ({tried})")
+        theirs = np.array(peer[0]["map"])
+        maps = {name: difference(np.array(found[name][0]["map"]), theirs) for name in ("ours", "ours, winograd")}
+        agreed = ", ".join(f"{name} {value:.1g}" for name, value in agreeing({"maps": maps})["maps"].items())
+        differences.append(f"{net}: {agreed} ({tried})")
         for name, rounds in found.items():
             rows.append(
                 [net, name, f"{median([1 / r['rate'] for r in rounds]):.1f}", ratio(rounds, peer, "rate"),

@@ -7,11 +7,13 @@ all classes by one product. It makes its masks once for all images, as the autho
 Ours gives the scores of all classes and the standard error of a map, and then renders the maps of all classes too.
 
 "the network alone" is what bounds both: the same forwards in our memory format, allocator and batch, and nothing else.
+"winograd" is `numerics.convolution=winograd`.
 """
 
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -19,9 +21,11 @@ from alternating import ask, differences, in_turn, machine, median, ratio, serve
 from settings import (
     OURS,
     PLAIN,
+    TILED,
     agreeing,
     blocks,
     command_line,
+    convolutions,
     difference,
     memory_format,
     parser,
@@ -53,7 +57,7 @@ class Ours:
         from convaudit.stages.attributions.stage import AttributionLeaf
 
         self.last = options.format == "channels_last"
-        self.model = network(options)
+        self.model, self.winograd = network(options), convolutions(options)
         self.subject = subject(self.model, n, options.batch, CLASSES)
         self.leaf = AttributionLeaf("rise", Rise(masks=options.masks, grid=GRID, keep=KEEP))
 
@@ -69,6 +73,7 @@ class Ours:
             self.subject,
             device="cpu",
             channels_last=self.last,
+            winograd=self.winograd,
         )
         assert outcome.error is None, outcome.error
         return outcome.rows
@@ -148,7 +153,7 @@ class Network:
     def __init__(self, options: argparse.Namespace, n: int) -> None:
         del n
         self.masks, self.batch = options.masks, options.batch
-        self.model = network(options)
+        self.model, self.winograd = network(options), convolutions(options)
 
     def __call__(self, images: np.ndarray, parts: dict[str, float]) -> None:
         """As many as there are masks."""
@@ -157,7 +162,7 @@ class Network:
         del parts
         one = torch.from_numpy(images[:1]).expand(self.batch, -1, -1, -1)
         batch = one.contiguous(memory_format=torch.channels_last)
-        with torch.inference_mode():
+        with self.winograd or nullcontext(), torch.inference_mode():
             for _ in range(len(images) * self.masks // self.batch):
                 self.model(batch)
 
@@ -182,16 +187,21 @@ def check(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     from convaudit.stages.attributions.masks import drawn
 
     images = pictures(options.images)
-    ours = Ours(options, len(images))
     plain = Plain(argparse.Namespace(**vars(options) | AUTHORS), len(images))
-    rows = ours.rows(images)
-    masking = ours.leaf.method.masking(ours.subject)
-    found = {}
+    sides = {name: Ours(argparse.Namespace(**vars(options) | side), len(images)) for name, side in WAYS.items()}
+    rows = {name: ours.rows(images) for name, ours in sides.items()}
+    masking = sides["direct"].leaf.method.masking(sides["direct"].subject)
+    found: dict[str, dict[str, float]] = {name: {} for name in sides}
     for image, pixels in enumerate(torch.from_numpy(images)):
-        masks = plain.generate(*drawn(masking, int(rows["mask_seed"][image]), 0, options.masks))
+        masks = plain.generate(*drawn(masking, int(rows["direct"]["mask_seed"][image]), 0, options.masks))
         theirs = plain.maps(pixels, masks).double().numpy()
-        found[f"image {image}"] = difference(ours.maps(rows, image), theirs)
-    return agreeing({"maps of all classes, under the same masks": found})
+        for name, ours in sides.items():
+            found[name][f"image {image}"] = difference(ours.maps(rows[name], image), theirs)
+    return agreeing({f"maps of all classes, under the same masks, {name}": one for name, one in found.items()})
+
+
+#: Ours, by how convolutions are computed.
+WAYS = {"direct": OURS, "winograd": TILED}
 
 
 #: The authors' batch, and PyTorch as it comes.
@@ -200,17 +210,20 @@ AUTHORS = PLAIN | {"batch": 100}
 
 def compare(options: argparse.Namespace) -> None:
     where = machine("torch", "torchvision")
-    ours = OURS | {"batch": options.batch}
+    ours, tiled = OURS | {"batch": options.batch}, TILED | {"batch": options.batch}
     sides = {
         "plain": ("plain", AUTHORS),
         "ours": ("ours", ours),
+        "ours, winograd": ("ours", tiled),
         "the network alone": ("network", ours),
+        "the network alone, winograd": ("network", tiled),
         "ours, default allocator": ("ours", ours | {"allocator": "default"}),
         "ours, default format": ("ours", ours | {"format": "contiguous"}),
         "plain, our batch": ("plain", AUTHORS | {"batch": options.batch}),
         "plain, our format, allocator and batch": ("plain", ours),
     }
-    chosen = sides if options.all else {name: sides[name] for name in ("plain", "ours", "the network alone")}
+    few = ("plain", "ours", "ours, winograd", "the network alone", "the network alone, winograd")
+    chosen = sides if options.all else {name: sides[name] for name in few}
     rows: list[list[object]] = [
         [
             "threads",

@@ -3,7 +3,8 @@
 ResNet-18 with seeded random weights, 224x224 images: logits, GAP features, per-channel statistics of every
 convolution and ReLU, saliency, and Grad-CAM at two layers; with ``--rules`` guided backpropagation and deconvnet too.
 The peers are called as their users call them, in their default memory format and in a process with the default
-allocator; "peers, our settings" lends them ours. Grad-CAM is pytorch-grad-cam's or, with ``--cams captum``, Captum's.
+allocator; "peers, our settings" lends them ours. "winograd" is `numerics.convolution=winograd`. Grad-CAM is
+pytorch-grad-cam's or, with ``--cams captum``, Captum's.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from alternating import ask, differences, in_turn, machine, median, ratio, serve
 from settings import (
     OURS,
     PLAIN,
+    TILED,
     agreeing,
     blocks,
     command_line,
+    convolutions,
     difference,
     memory_format,
     parser,
@@ -72,7 +75,7 @@ class Sweep:
 
         self.last = options.format == "channels_last"
         self.batch = options.batch
-        self.model = network(options).requires_grad_(False)
+        self.model, self.winograd = network(options).requires_grad_(False), convolutions(options)
         self.subject = subject(self.model, n, options.batch)
         chosen = [leaf for leaf in leaves(options) if leaf.name not in options.without]
         self.jobs = [(leaf, Task(leaf.name, range(n))) for leaf in chosen]
@@ -82,8 +85,9 @@ class Sweep:
         from convaudit.stages.network.sweep import run_tasks
 
         outcomes = run_tasks(
-            self.model, self.jobs, blocks(images, self.batch), self.subject, device="cpu", channels_last=self.last
-        )
+            self.model, self.jobs, blocks(images, self.batch), self.subject, device="cpu", channels_last=self.last,
+            winograd=self.winograd,
+        )  # fmt: skip
         assert not any(outcome.error for outcome in outcomes), [outcome.error for outcome in outcomes]
         arrays = {f"{outcome.leaf}/{path}": rows for outcome in outcomes for path, rows in outcome.rows.items()}
         for (leaf, _), outcome in zip(self.jobs, outcomes, strict=True):
@@ -218,14 +222,20 @@ def check(options: argparse.Namespace) -> dict[str, dict[str, float]]:
 
     In single precision both sides use one memory format: in two formats sums round differently, which puts a few
     values on the other side of a ReLU's zero or of a max pool's tie, and then the gradient itself jumps (the peers
-    differ from themselves in the same way). Double precision is compared across the formats that are measured.
+    differ from themselves in the same way). Double precision is compared across the formats that are measured. With
+    winograd the same holds.
     """
+    tiled = argparse.Namespace(**vars(options) | TILED)
     same, across = {"format": options.format}, {"format": "contiguous"}
     found = {
         "float32, both in channels_last": compared(options, same | {"double": False}),
         "float64, ours in channels_last, peers in contiguous": compared(options, across | {"double": True}),
+        "float64, ours with winograd, peers in contiguous": compared(tiled, across | {"double": True}),
     }
-    return agreeing(found) | {"float32, ours in channels_last, peers in contiguous": compared(options, across)}
+    return agreeing(found) | {
+        "float32, ours in channels_last, peers in contiguous": compared(options, across),
+        "float32, ours with winograd, peers in channels_last": compared(tiled, same),
+    }
 
 
 def compared(options: argparse.Namespace, peers_settings: dict[str, Any]) -> dict[str, float]:
@@ -275,7 +285,7 @@ def _gradient(ours: Sweep, images: np.ndarray, rule: Any) -> np.ndarray:
     ask = Ask(gradients=(Gradient("predicted", "input", rule),))
     found = []
     for block in blocks(images, ours.batch):
-        with opened(ours.model, block, ours.subject, ask) as batch:
+        with opened(ours.model, block, ours.subject, ask, winograd=ours.winograd) as batch:
             found.append(batch.gradient("predicted", "input", rule).abs().amax(1).numpy())
     return np.concatenate(found)
 
@@ -285,11 +295,12 @@ def compare(options: argparse.Namespace) -> None:
     sides = {
         "peers": ("peers", PLAIN),
         "ours": ("ours", OURS),
+        "ours, winograd": ("ours", TILED),
         "ours, default allocator": ("ours", OURS | {"allocator": "default"}),
         "ours, default format": ("ours", OURS | {"format": "contiguous"}),
         "peers, our settings": ("peers", OURS),
     }
-    chosen = sides if options.all else {name: sides[name] for name in ("peers", "ours")}
+    chosen = sides if options.all else {name: sides[name] for name in ("peers", "ours", "ours, winograd")}
     rows: list[list[object]] = [
         [
             "threads",
