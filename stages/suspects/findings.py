@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ..specs import Finding
 from .evidence import Moved, Seen
 from .ranking import BOTH
@@ -88,17 +90,18 @@ def _moved(seen: Seen, moved: list[Moved], examples: int) -> tuple[Finding, ...]
 
 def _unjudged(seen: Seen, examples: int) -> tuple[Finding, ...]:
     told = unjudged(seen)
-    images = (~seen.judged).nonzero()[0]
-    if not len(images):
+    images = np.flatnonzero(~seen.judged & seen.usable)
+    n = len(seen.label) - seen.n
+    if not n:
         return ()
-    reasons = ", ".join(f"{n} {reason}" for reason, n in told.items() if n)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in told.items() if count)
     alone = seen.scored & ~seen.judged & seen.doubted
     said = f" The head alone speaks against {int(alone.sum())} of them." if alone.any() else ""
     return (
         Finding(
             "suspects/not-judged",
             "info",
-            f"The labels of {len(images)} of {len(seen.label)} images could not be judged",
+            f"The labels of {n} of {len(seen.label)} images could not be judged",
             f"It takes a label, a finite answer of the head, and a labelled neighbor. Left out: {reasons}.{said} What "
             "next: nothing where images are meant to have no label; otherwise look at what predictions and neighbors "
             "say of them.",

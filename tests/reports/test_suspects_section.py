@@ -39,7 +39,7 @@ def suspected(store):
         "moved": [{"label": 0, "answer": 2, "count": 9, "n": 12, "absent": True}],
         "slices": [{"column": "camera", "hidden": 0, "values": [{"value": HOSTILE, "n": 9, "suspects": 3}]}],
         "limits": {
-            "by_chance": 0.5, "agreed": 7, "estimated": 11, "answered_otherwise": 20, "doubt": "", "training": "Unknown.",
+            "by_chance": 0.5, "agreed": 7, "estimated": 11, "answered_otherwise": 20, "doubt": "", "training": "?",
             "precision": "About 0.30 are confirmed.",
         },
         "definitions": {"suspect": "both speak against the label"},

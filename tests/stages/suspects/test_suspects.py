@@ -107,7 +107,9 @@ def test_what_cannot_be_judged_is_said_and_counted_once():
     assert np.isnan(arrays["self_confidence"][[0, 4, 5, 7]]).all()
     assert list(summary.notes["unjudged"].values()) == [1, 2, 1, 1]
     finding = codes_of(summary)["suspects/not-judged"]
-    assert finding.images == (0, 4, 5, 6, 7)
+    assert finding.images == (0, 4, 5, 6)
+    assert finding.title.startswith("The labels of 5 of 40")
+    assert "1 could not be used" in finding.detail
     assert "2 without a label" in finding.detail
 
 
