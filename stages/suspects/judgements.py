@@ -29,44 +29,36 @@ DEFINITIONS = {
 
 def measurements(seen: Seen) -> tuple[Measurement, ...]:
     """Suspects, labels with one signal against them, and what confident learning estimates."""
-    n, found = seen.n, seen.count(BOTH)
-    low, high = wilson(found, n)
-    path = "suspects/signal"
-    scored = int(seen.scored.sum())
 
-    def told(name: str, value: float, unit: str, of: int, meaning: str) -> Measurement:
-        return Measurement(f"suspects/{name}", value, unit, "lower", of, path, meaning)
+    def told(name: str, value: int, n: int, meaning: str) -> Measurement:
+        return Measurement(f"suspects/{name}", float(value), "images", "lower", n, "suspects/signal", meaning)
 
     return (
         told(
             "count",
-            float(found),
-            "images",
-            n,
+            seen.count(BOTH),
+            seen.n,
             "Labels that confident learning and the vote of the neighbors both speak against (see the definitions).",
         ),
-        Measurement(
-            "suspects/share",
-            found / n if n else float("nan"),
-            "1",
-            "lower",
-            n,
-            path,
-            "Share of judged labels that are suspects. Bounds: Wilson, 95 %.",
-            low if n else None,
-            high if n else None,
-        ),
-        told("head_only", float(seen.count(HEAD)), "images", n, "Labels that the head alone speaks against."),
-        told("neighbors_only", float(seen.count(NEIGHBORS)), "images", n, "Labels that the vote alone speaks against."),
+        _share(seen),
+        told("head_only", seen.count(HEAD), seen.n, "Labels that the head alone speaks against."),
+        told("neighbors_only", seen.count(NEIGHBORS), seen.n, "Labels that the vote alone speaks against."),
         told(
             "estimated",
-            float(seen.estimate),
-            "images",
-            scored,
+            seen.estimate,
+            int(seen.scored.sum()),
             "Labels that are wrong by the calibrated joint of confident learning (northcutt2021, eq. 3), which holds "
             "errors of the model for errors of labels.",
         ),
     )
+
+
+def _share(seen: Seen) -> Measurement:
+    found = seen.count(BOTH)
+    low, high = wilson(found, seen.n)
+    meaning = "Share of judged labels that are suspects. Bounds: Wilson, 95 %."
+    value = found / seen.n
+    return Measurement("suspects/share", value, "1", "lower", seen.n, "suspects/signal", meaning, low, high)
 
 
 def notes(seen: Seen, min_support: int, slice_values: int) -> dict[str, Any]:
