@@ -12,10 +12,10 @@ from .ranking import BOTH
 DOUBT = "The network answers no better than chance: settle that first. "
 #: How much a list like this is worth, where somebody looked.
 PRECISION = (
-    "Of the first 50 of such lists on CIFAR-10 about 0.30 are reported as confirmed errors; of the first 30 of this list "
-    "for a network that is right on 81 % of it, none looked plainly wrong. Over ten benchmark data sets people confirmed "
-    "0.51 of the candidates of confident learning (northcutt2021b). Of planted wrong labels a network that is right on "
-    "99 % of digits finds 0.92 with a precision of 0.97, that one 0.86 with 0.31"
+    "Of the first 50 of such lists on CIFAR-10 about 0.30 are reported as confirmed errors; of the first 30 of this "
+    "one for a network that is right on 81 % of it, none looked plainly wrong. Over ten benchmark data sets people "
+    "confirmed 0.51 of the candidates of confident learning (northcutt2021b). Of planted wrong labels a network "
+    "that is right on 99 % of digits finds 0.92 with a precision of 0.97, that one 0.86 with 0.31"
 )
 _SAID = 5
 
