@@ -15,6 +15,8 @@ TITLE = "Embeddings"
 QUESTION = "Do the classes form groups in the space of the features, and where are the errors?"
 WIDTH, HEIGHT = 200, 160
 _PANELS = 12
+#: A class of so few images is drawn point by point over the pixels of all others, or it would drown in them.
+_FEW = 300
 _COMPONENTS = 12
 _GREY, _BLUE, _RED = (148, 156, 166), (52, 120, 190), (208, 86, 20)
 
@@ -161,14 +163,15 @@ def _cloud(role: str, points: np.ndarray, raster: bool, colour: tuple[int, int, 
 def _panel(material: Material, known: np.ndarray, points: np.ndarray, label: int, raster: bool) -> Panel:
     own = material.labels[known] == label
     wrong = own & np.isin(known, material.wrong)
+    pixels = raster and int(own.sum()) > _FEW
     name = material.class_name(label)
     return Panel(
         name=name,
         n=int(own.sum()),
         n_wrong=int(wrong.sum()),
         clouds=(
-            _cloud("right", points[own & ~wrong], raster, _BLUE),
-            _cloud("wrong", points[wrong], raster, _RED),
+            _cloud("right", points[own & ~wrong], pixels, _BLUE),
+            _cloud("wrong", points[wrong], pixels, _RED),
         ),
         alt=f"Map of {int(own.sum())} images of class {name}, {int(wrong.sum())} of them misclassified",
     )

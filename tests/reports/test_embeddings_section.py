@@ -7,6 +7,7 @@ import pytest
 from convaudit.reports import atlas, figures
 from convaudit.reports.atlas import chosen, mosaic
 from convaudit.reports.build import ReportOptions, build_report
+from convaudit.reports.views import embeddings as view_module
 from convaudit.reports.views.embeddings import HEIGHT, WIDTH, _fit
 
 
@@ -92,6 +93,11 @@ def test_many_images_are_a_stated_sample_over_pixels(make, config, monkeypatch):
     drawn = section_of(build_report(make(n=1_200, size=(8, 8)), config))
     assert "1,000 images one by one, of 1,198" in drawn
     assert 'class="cloud other"' not in drawn
+    # A class of few images is drawn point by point, or its pixels would drown in those of all others.
+    assert drawn.count('class="cloud right" d="M') == drawn.count('class="panel"') > 1
+    monkeypatch.setattr(view_module, "_FEW", 10)
+    crowded = section_of(build_report(make(n=1_200, size=(8, 8)), config))
+    assert crowded.count('class="cloud right" d="M') == 0
 
 
 def test_a_small_budget_shows_fewer_and_none_where_none_fit(make, config):
