@@ -52,9 +52,9 @@ class Kernel:
 
 def _at_points(weight: Tensor) -> Tensor:
     out, channel = weight.shape[:2]
-    taps = weight.permute(2, 3, 1, 0).reshape(9, channel * out).double()
-    points = torch.kron(_POINTS, _POINTS) @ taps
-    return points.view(REACH * REACH, channel, out).to(weight.dtype)
+    taps = weight.permute(2, 3, 1, 0).reshape(9, channel * out)
+    points = torch.kron(_POINTS, _POINTS).to(weight) @ taps
+    return points.view(REACH * REACH, channel, out)
 
 
 def convolve(
