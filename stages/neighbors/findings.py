@@ -103,13 +103,12 @@ def _sides(seen: Seen, examples: int) -> tuple[Finding, ...]:
     if seen.triangle.suspect.any():
         found.append(
             Finding(
-                "neighbors/label-suspects",
-                "info" if seen.knows_nothing else "warning",
-                f"{int(seen.triangle.suspect.sum())} of {seen.n} labels may be wrong",
-                f"{DOUBT if seen.knows_nothing else ''}Head and neighbors agree with each other against these labels. "
-                "Candidates for a look, not proof: both rest on the same features and so share their mistakes. What "
-                "next: look at the images, surest first; correct the labels that are wrong, and take the others for "
-                "errors of the model.",
+                "neighbors/against-labels",
+                "info",
+                f"Head and neighbors agree against {int(seen.triangle.suspect.sum())} of {seen.n} labels",
+                f"{DOUBT if seen.knows_nothing else ''}Either the labels are wrong or the model is: both rest on the "
+                "same features and so share their mistakes. What next: the stage suspects ranks labels by how much "
+                "speaks against them; take the others for errors of the model.",
                 seen.ranked(seen.triangle.suspect, examples),
             )
         )

@@ -38,6 +38,7 @@ def test_one_label_in_twenty_is_planted_and_found(seed, audited, given):
     assert abs(outcome.value("suspects/estimated") - 27) <= 7
     finding = outcome.findings["suspects/labels"]
     assert finding.severity == "warning"
+    assert outcome.gates["label_suspects"] in ("PASS", "WARN")  # 27 planted of 540 lie at the limit
     assert finding.title.startswith(f"{len(suspect)} of 540 labels are suspects")
     page = (outcome.run / "pages" / "suspects.html").read_text()
     assert len(re.findall("<h4>", page)) == len(suspect)

@@ -83,7 +83,7 @@ def test_triangle_counts_and_images_reach_the_notes():
     assert summary.notes["triangle"] == {"both_right": 5, "head_only": 0, "neighbors_only": 2, "suspect": 1, "hard": 0}
     assert summary.notes["images"]["suspect"] == [3]
     assert set(summary.notes["images"]["neighbors_only"]) == {1, 7}
-    assert codes_of(summary)["neighbors/label-suspects"].images == (3,)
+    assert codes_of(summary)["neighbors/against-labels"].images == (3,)
     values = values_of(summary)
     assert values["neighbors/accuracy"] == 7 / 8
     assert values["neighbors/gap"] == pytest.approx(7 / 8 - 5 / 8)

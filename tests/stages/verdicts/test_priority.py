@@ -7,7 +7,7 @@ def test_what_explains_the_rest_is_read_first():
         "confusion/at-chance",
         "confusion/class-order",
         "predictions/bad-image-truncated",
-        "neighbors/label-suspects",
+        "suspects/labels",
         "neighbors/conflicting-duplicates",
         "confusion/mostly-missed",
         "filters/dead",
