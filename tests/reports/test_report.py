@@ -14,6 +14,7 @@ from convaudit.reports import appendix, build, figures, sections
 from convaudit.reports.album import Album
 from convaudit.reports.build import ReportOptions, StageTime, build_nightly, build_report
 from convaudit.reports.material import Limits, Material
+from convaudit.reports.views import embeddings
 from convaudit.stages.errors import ConfigError
 from convaudit.stages.specs import Summary
 
@@ -252,6 +253,7 @@ def test_large_data_stay_below_five_megabytes(make, config):
 
 def test_many_points_become_pixels(make, config, monkeypatch):
     monkeypatch.setattr(figures, "VECTOR_POINTS", 300)
+    monkeypatch.setattr(embeddings, "_FEW", 1)
     names = tuple(f"class {place}" for place in range(30))
     drawn = section_of(build_report(make(n=400, size=(8, 8), classes=names), config), "embeddings")
     assert 'class="cloud right" d=' not in drawn.replace("cloud right big-dot", "")
