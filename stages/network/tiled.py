@@ -83,7 +83,10 @@ def convolve(
     """
     last = image.permute(0, 2, 3, 1)
     space = tuple(length + 2 * pad - 2 for length, pad in zip(image.shape[2:], padding, strict=True))
-    out = image.new_empty(len(image), *space, kernel.shape[2])
+    # Not a view of something else: what follows may overwrite it, which autograd forbids for views.
+    shape = (len(image), kernel.shape[2], *space)
+    found = torch.empty(shape, dtype=image.dtype, device=image.device, memory_format=torch.channels_last)
+    out = found.permute(0, 2, 3, 1)
     works: dict[tuple[int, int], _Work] = {}
     for images, rows in parts(len(image), -(-space[0] // STEP), -(-space[1] // STEP), sum(kernel.shape[1:])):
         size = (images.stop - images.start, rows.stop - rows.start)
@@ -93,7 +96,7 @@ def convolve(
         work.load(last[images], STEP * rows.start - padding[0], padding[1])
         work.transform(bias)
         work.store(out[images, STEP * rows.start : STEP * rows.stop])
-    return out.permute(0, 3, 1, 2)
+    return found
 
 
 def parts(n: int, rows: int, columns: int, channels: int) -> Iterator[tuple[slice, slice]]:

@@ -223,10 +223,12 @@ class Twice(nn.Module):
         return F.relu_(self.conv(once)).mean((2, 3))
 
 
-def test_a_module_that_is_called_twice_with_relus_in_place(monkeypatch):
+@pytest.mark.parametrize("layout", [torch.contiguous_format, LAST])
+def test_a_module_that_is_called_twice_with_relus_in_place(layout, monkeypatch):
     calls = counted(monkeypatch)
     torch.manual_seed(0)
-    model, image = Twice().requires_grad_(False), drawn(2, 64, 30, 33)
+    model, image = Twice().requires_grad_(False), drawn(2, 64, 30, 33).contiguous(memory_format=layout)
+    model = model.to(memory_format=layout)
     mode = Winograd()
 
     def derived():
