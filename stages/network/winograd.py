@@ -42,6 +42,8 @@ class Winograd(TorchFunctionMode):
     single or double precision, with weights that nobody derives by, and of a shape at which fewer products take less
     time (`worth`). All others are left to PyTorch: also those under autocast, which are meant to be of shorter numbers.
 
+    Meant for one thread per process: the sums over tiles are too short to be shared by several.
+
     Kernels are brought to their points once for all passes, and forgotten with their weights; they take eight times
     the weights' memory where gradients are asked for, and four times where not.
     """
