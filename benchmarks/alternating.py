@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import date
 from importlib.metadata import version
@@ -52,6 +53,13 @@ def ask(script: str, arguments: Sequence[object], environment: dict[str, str] | 
     if done.returncode or not lines:
         sys.exit(f"{Path(script).name} {' '.join(map(str, arguments))}: exit code {done.returncode}\n{done.stdout}")
     return json.loads(lines[-1].removeprefix(_MARK))
+
+
+def at_once(n: int, asked: Callable[[], dict[str, Any]], rates: Sequence[str] = ("rate",)) -> dict[str, Any]:
+    """What `n` processes measure at once, as an audit's workers run: rates added, the rest that of the first."""
+    with ThreadPoolExecutor(n) as pool:
+        found = list(pool.map(lambda _: asked(), range(n)))
+    return found[0] | {key: sum(one[key] for one in found) for key in rates}
 
 
 def in_turn(contestants: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[Any]]:

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from alternating import ask, differences, in_turn, machine, median, ratio, serve, table, timed
+from alternating import ask, at_once, differences, in_turn, machine, median, ratio, serve, table, timed
 from settings import (
     OURS,
     PLAIN,
@@ -204,13 +203,6 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     return found | {f"{name}/agreement": value for name, value in agreement.items()}
 
 
-def together(child: list[object]) -> dict[str, float]:
-    """Two processes at once: their rates added, the rest averaged."""
-    with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda _: ask(__file__, child), range(2))
-    return {key: (first[key] + second[key]) / (1 if key in METHODS else 2) for key in first}
-
-
 def compare(options: argparse.Namespace) -> None:
     """Print the tables."""
     where = machine("torch", "torchvision", "captum")
@@ -229,16 +221,17 @@ def compare(options: argparse.Namespace) -> None:
             name: lambda side=side, threads=threads: ask(__file__, arguments(options, *side, threads))
             for name, side in sides.items()
         }
-        if threads == 1:
-            contestants |= as_workers(options)
+        if threads > 1:
+            contestants |= as_workers(options, threads)
         found = in_turn(contestants, options.repeats)
         for key in METHODS:
             for name, rounds in found.items():
                 rate = f"{median([one[key] for one in rounds]):.2f}"
                 faster = ratio(rounds, found["Captum"], key)
                 rows.append([threads, name, key, rate, faster, ratio(found["Captum"], rounds, f"{key}/cpu")])
-            if "ours, bfloat16" in found:
-                agreement = found["ours, bfloat16"][0][f"{key}/agreement"]
+            short = f"ours, bfloat16, {threads} workers"
+            if short in found:
+                agreement = found[short][0][f"{key}/agreement"]
                 print(f"{key} in bfloat16: rank correlation with float32 {agreement:.4f}\n")
     checked = ask(__file__, arguments(options, "check", OURS, options.threads_tried[0]))
     print(
@@ -250,16 +243,14 @@ def compare(options: argparse.Namespace) -> None:
     differences(checked)
 
 
-def as_workers(options: argparse.Namespace) -> dict[str, Callable[[], dict[str, float]]]:
-    """Contestants of one thread a process."""
-    exact, short = (arguments(options, "ours", OURS | {"bfloat16": flag}, 1) for flag in (False, True))
-    tiled = arguments(options, "ours", TILED, 1)
-    return {
-        "ours, bfloat16": lambda: ask(__file__, short),
-        "ours, two workers": lambda: together(exact),
-        "ours, two workers, winograd": lambda: together(tiled),
-        "ours, two workers, bfloat16": lambda: together(short),
-    }
+def as_workers(options: argparse.Namespace, n: int) -> dict[str, Callable[[], dict[str, float]]]:
+    """Contestants of one thread a process, as many at once as others have threads."""
+    sides = {"ours": OURS, "ours, winograd": TILED, "ours, bfloat16": OURS | {"bfloat16": True}}
+
+    def together(given: list[object]) -> Callable[[], dict[str, float]]:
+        return lambda: at_once(n, lambda: ask(__file__, given), METHODS)
+
+    return {f"{name}, {n} workers": together(arguments(options, "ours", side, 1)) for name, side in sides.items()}
 
 
 def arguments(options: argparse.Namespace, child: str, settings: dict[str, Any], threads: int) -> list[object]:

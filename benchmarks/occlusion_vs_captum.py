@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
-from alternating import ask, in_turn, machine, median, ratio, serve, table, timed
+from alternating import ask, at_once, in_turn, machine, median, ratio, serve, table, timed
 from settings import (
     OURS,
     PLAIN,
@@ -171,6 +171,12 @@ def compare(options: argparse.Namespace) -> None:
             name: lambda side=side, net=net: ask(__file__, _arguments(options, net, *side))
             for name, side in sides.items()
         }
+        if options.threads > 1:
+            for name, side in (("ours", OURS), ("ours, winograd", TILED)):
+                given = _arguments(argparse.Namespace(**vars(options) | {"threads": 1}), net, "ours", side)
+                contestants[f"{name}, {options.threads} workers"] = lambda given=given: at_once(
+                    options.threads, lambda: ask(__file__, given)
+                )
         found = in_turn(contestants, options.repeats)
         peer = found[f"Captum, {best} at a time"]
         theirs = np.array(peer[0]["map"])

@@ -13,7 +13,7 @@ import argparse
 from typing import Any
 
 import numpy as np
-from alternating import ask, differences, in_turn, machine, median, ratio, serve, table, timed
+from alternating import ask, at_once, differences, in_turn, machine, median, ratio, serve, table, timed
 from settings import (
     OURS,
     PLAIN,
@@ -316,6 +316,12 @@ def compare(options: argparse.Namespace) -> None:
             name: lambda side=side, threads=threads: ask(__file__, arguments(options, *side, threads))
             for name, side in chosen.items()
         }
+        if threads > 1:
+            for name, side in (("ours", OURS), ("ours, winograd", TILED)):
+                given = arguments(options, "ours", side, 1)
+                contestants[f"{name}, {threads} workers"] = lambda given=given, n=threads: at_once(
+                    n, lambda: ask(__file__, given)
+                )
         found = in_turn(contestants, options.repeats)
         for name, rounds in found.items():
             parts = ", ".join(f"{part} {median([r['parts'][part] for r in rounds]):.0f}" for part in rounds[0]["parts"])

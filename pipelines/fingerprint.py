@@ -71,6 +71,11 @@ class Numerics:
                 f"numerics.convolution: expected direct for {self.device}, got winograd, which is for CPUs alone; "
                 "set numerics.convolution=direct (cuDNN chooses such kernels by itself)"
             )
+        if self.convolution == "winograd" and self.threads > 1:
+            raise ConfigError(
+                f"numerics.convolution: winograd expects numerics.threads=1, got {self.threads}: its products are too "
+                "short to be shared by threads; set numerics.threads=1 and let the cluster run more tasks"
+            )
         if self.batch and self.shard % self.batch:
             raise ConfigError(f"numerics.shard: expected a multiple of numerics.batch={self.batch}, got {self.shard}")
 

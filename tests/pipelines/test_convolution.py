@@ -30,6 +30,11 @@ def test_it_is_for_cpus_alone():
         Numerics(batch=64, shard=256, device="cuda", convolution="winograd")
 
 
+def test_it_is_for_one_thread_alone():
+    with pytest.raises(ConfigError, match=r"numerics\.convolution: winograd expects numerics\.threads=1, got 2"):
+        Numerics(threads=2, convolution="winograd")
+
+
 def test_it_is_part_of_the_numerics_key():
     assert Numerics(convolution="winograd").key() != Numerics().key()
 
