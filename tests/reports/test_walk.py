@@ -146,7 +146,7 @@ def test_layer_that_cannot_be_drawn_says_so_and_costs_no_other(full, monkeypatch
 
 def test_pictures_that_the_bytes_do_not_reach_for_are_said_to_be_left_out(full):
     page = network(full, page_kb=44)
-    assert "the bytes of this page are spent" in page
+    assert "more bytes than this layer may have" in page
     assert '<img class="sheet"' not in page
     assert len(page.encode()) <= 44 * 1024
 
