@@ -45,7 +45,7 @@ SUBJECT = {
     "batch": "images per forward pass",
     "model": "what the model is, with the digest of its weights and its code",
     "data": "number, digest and settings of the data",
-    "numerics": "what moves the last bits: device, versions, threads, batch size, dtype, memory format, way of convolving",
+    "numerics": "what moves the last bits: device, versions, threads, batch size, dtype, memory format, convolution",
 }
 
 _HEAD = """\
