@@ -102,9 +102,9 @@ def test_the_second_time_nothing_runs(pipeline):
     assert "up to date" in pipeline.said
 
 
-def test_a_confusion_setting_reruns_confusion_and_the_report(pipeline):
+def test_a_confusion_setting_reruns_confusion_what_reads_it_and_the_report(pipeline):
     pipeline.set(f"{SETTINGS} confusion.pairs=3")
-    assert pipeline.repro() == {"config", "confusion", "report"}
+    assert pipeline.repro() == {"config", "confusion", "mixing", "report"}
 
 
 def test_a_gate_reruns_the_report_alone(pipeline):
