@@ -52,5 +52,6 @@ def densest(matrix: Int[np.ndarray, "label prediction"], order: Int[np.ndarray, 
 
 
 def _closeness(matrix: Int[np.ndarray, "label prediction"]) -> Float[np.ndarray, "class other"]:
+    # A label without images has no shares: here it is close to nobody, which only says where it stands.
     share = np.nan_to_num(shares(mistakes(matrix), matrix.sum(axis=1, keepdims=True)))
     return share + share.T
